@@ -1,0 +1,132 @@
+#include "llmft/comm/process.hpp"
+
+#include <algorithm>
+#include <cstdlib>
+
+#include <mpi.h>
+#include <unistd.h>
+
+#include "llmft/base/error.hpp"
+
+namespace llmft {
+
+Process::Process(int* argc, char*** argv) {
+  MPI_Init(argc, argv);
+  MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_ARE_FATAL);
+  MPI_Comm_rank(MPI_COMM_WORLD, &rank_);
+  MPI_Comm_size(MPI_COMM_WORLD, &size_);
+  MPI_Comm node;
+  MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &node);
+  MPI_Comm_rank(node, &local_rank_);
+  MPI_Comm_size(node, &local_size_);
+  MPI_Comm_free(&node);
+}
+
+Process::~Process() {
+  MPI_Finalize();
+}
+
+std::string Process::host() const {
+  char name[256] = {};
+  ::gethostname(name, sizeof name - 1);
+  return name;
+}
+
+void Process::barrier() const {
+  MPI_Barrier(MPI_COMM_WORLD);
+}
+
+void Process::all_reduce_sum(std::span<double> values) const {
+  MPI_Allreduce(MPI_IN_PLACE, values.data(), static_cast<int>(values.size()), MPI_DOUBLE, MPI_SUM,
+                MPI_COMM_WORLD);
+}
+void Process::all_reduce_sum(std::span<int64_t> values) const {
+  MPI_Allreduce(MPI_IN_PLACE, values.data(), static_cast<int>(values.size()), MPI_INT64_T, MPI_SUM,
+                MPI_COMM_WORLD);
+}
+void Process::all_reduce_max(std::span<double> values) const {
+  MPI_Allreduce(MPI_IN_PLACE, values.data(), static_cast<int>(values.size()), MPI_DOUBLE, MPI_MAX,
+                MPI_COMM_WORLD);
+}
+
+bool Process::all_agree(bool value) const {
+  int mine = value ? 1 : 0;
+  int all = 0;
+  MPI_Allreduce(&mine, &all, 1, MPI_INT, MPI_LAND, MPI_COMM_WORLD);
+  return all != 0;
+}
+
+std::string Process::broadcast(const std::string& text, int root) const {
+  uint64_t length = text.size();
+  MPI_Bcast(&length, 1, MPI_UINT64_T, root, MPI_COMM_WORLD);
+  std::string out = rank_ == root ? text : std::string(length, '\0');
+  // MPI counts are ints: pieces of 1 GiB
+  for (uint64_t at = 0; at < length;) {
+    uint64_t piece = std::min<uint64_t>(length - at, uint64_t{1} << 30);
+    MPI_Bcast(out.data() + at, static_cast<int>(piece), MPI_CHAR, root, MPI_COMM_WORLD);
+    at += piece;
+  }
+  return out;
+}
+
+std::vector<std::string> Process::all_gather(const std::string& text) const {
+  std::vector<std::string> out;
+  for (int root = 0; root < size_; ++root) out.push_back(broadcast(text, root));
+  return out;
+}
+
+std::vector<uint64_t> Process::all_gather(std::span<const uint64_t> values) const {
+  int mine = static_cast<int>(values.size());
+  std::vector<int> counts(static_cast<size_t>(size_));
+  MPI_Allgather(&mine, 1, MPI_INT, counts.data(), 1, MPI_INT, MPI_COMM_WORLD);
+  std::vector<int> starts(counts.size());
+  int total = 0;
+  for (size_t i = 0; i < counts.size(); ++i) starts[i] = total, total += counts[i];
+  std::vector<uint64_t> out(static_cast<size_t>(total));
+  MPI_Allgatherv(values.data(), mine, MPI_UINT64_T, out.data(), counts.data(), starts.data(), MPI_UINT64_T,
+                 MPI_COMM_WORLD);
+  return out;
+}
+
+void Process::abort(int exit_code) const {
+  MPI_Abort(MPI_COMM_WORLD, exit_code);
+  std::_Exit(exit_code);
+}
+
+struct SharedCounter::State {
+  MPI_Win window = MPI_WIN_NULL;
+  uint64_t* value = nullptr;
+};
+
+SharedCounter::SharedCounter(const Process& process, uint64_t start) : state_(std::make_unique<State>()) {
+  MPI_Aint bytes = process.is_root() ? sizeof(uint64_t) : 0;
+  MPI_Win_allocate(bytes, sizeof(uint64_t), MPI_INFO_NULL, MPI_COMM_WORLD, &state_->value, &state_->window);
+  MPI_Win_lock_all(0, state_->window);
+  if (process.is_root()) {
+    MPI_Accumulate(&start, 1, MPI_UINT64_T, 0, 0, 1, MPI_UINT64_T, MPI_REPLACE, state_->window);
+    MPI_Win_flush(0, state_->window);
+  }
+  MPI_Barrier(MPI_COMM_WORLD);
+}
+
+SharedCounter::~SharedCounter() {
+  // Rank 0 keeps answering inside the barrier until all have finished claiming.
+  MPI_Barrier(MPI_COMM_WORLD);
+  MPI_Win_unlock_all(state_->window);
+  MPI_Win_free(&state_->window);
+}
+
+uint64_t SharedCounter::next() {
+  uint64_t one = 1;
+  uint64_t claimed = 0;
+  MPI_Fetch_and_op(&one, &claimed, MPI_UINT64_T, 0, 0, MPI_SUM, state_->window);
+  MPI_Win_flush(0, state_->window);
+  return claimed;
+}
+
+void SharedCounter::progress() {
+  int flag = 0;
+  MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, MPI_COMM_WORLD, &flag, MPI_STATUS_IGNORE);
+}
+
+}  // namespace llmft
