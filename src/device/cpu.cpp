@@ -1,0 +1,51 @@
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+
+#include <sys/sysinfo.h>
+
+#include "llmft/base/text.hpp"
+#include "llmft/device/device.hpp"
+
+namespace llmft {
+namespace {
+
+class CpuDevice final : public Device {
+ public:
+  DeviceKind kind() const override { return DeviceKind::cpu; }
+
+  std::string name() const override {
+    std::ifstream info("/proc/cpuinfo");
+    for (std::string line; std::getline(info, line);)
+      if (line.starts_with("model name")) return std::string(trim(line.substr(line.find(':') + 1)));
+    return "CPU";
+  }
+
+  size_t total_memory() const override {
+    struct sysinfo info {};
+    sysinfo(&info);
+    return static_cast<size_t>(info.totalram) * info.mem_unit;
+  }
+
+  void copy_to_device(void* device, const void* host, size_t bytes) override { copy(device, host, bytes); }
+  void copy_to_host(void* host, const void* device, size_t bytes) override { copy(host, device, bytes); }
+  void copy(void* to, const void* from, size_t bytes) override {
+    if (bytes != 0) std::memmove(to, from, bytes);
+  }
+  void zero(void* data, size_t bytes) override {
+    if (bytes != 0) std::memset(data, 0, bytes);
+  }
+  void synchronize() override {}
+
+ protected:
+  void* allocate_raw(size_t bytes) override { return std::aligned_alloc(256, (bytes + 255) / 256 * 256); }
+  void release_raw(void* data) override { std::free(data); }
+};
+
+}  // namespace
+
+std::unique_ptr<Device> make_cpu_device() {
+  return std::make_unique<CpuDevice>();
+}
+
+}  // namespace llmft
