@@ -1,0 +1,82 @@
+// How blocks get their weights and give their gradients, without knowing how many ranks share them. parallel/ implements
+// it: whole on every rank (DDP, and one rank), or sharded (FSDP).
+//
+// Order of calls in a step: zero_gradients(); per micro-batch: leases forward, then per block backward
+// open_gradients(b), gradient(b, i) written by +=, gradients_ready(b); finally finish_gradients(). Then the optimizer works
+// on local_master/local_gradient, and publish() makes the new values the ones that leases show.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "llmft/model/llama_tensors.hpp"
+#include "llmft/tensor/tensor.hpp"
+
+namespace llmft {
+
+class ParamStore;
+
+// A block's weights, whole and in the compute dtype, for the life of this object.
+class WeightLease {
+ public:
+  WeightLease(ParamStore& store, int block, Tensor frozen, Tensor trained);
+  ~WeightLease();
+  WeightLease(const WeightLease&) = delete;
+  WeightLease& operator=(const WeightLease&) = delete;
+
+  // [N + e, K + e] as stored; norms [1, C].
+  Tensor operator[](Role role) const;
+
+ private:
+  ParamStore& store_;
+  int block_;
+  Tensor frozen_;
+  Tensor trained_;
+};
+
+struct ShardRange {
+  int64_t begin = 0;
+  int64_t end = 0;
+};
+
+class ParamStore {
+ public:
+  virtual ~ParamStore() = default;
+  virtual const LlamaTensors& tensors() const = 0;
+
+  virtual WeightLease acquire(int block) = 0;
+  // A hint that acquire(block) comes soon.
+  virtual void prefetch(int block) = 0;
+
+  virtual void zero_gradients() = 0;
+  virtual void open_gradients(int block) = 0;
+  // f32 [rows, cols] of trainable i of an opened block; accumulate into it.
+  Tensor gradient(int block, size_t trainable) const;
+  virtual void gradients_ready(int block) = 0;
+  virtual void finish_gradients() = 0;
+
+  // This rank's part of a block's trainable flat array, the same for master, gradient and optimizer moments.
+  virtual ShardRange local_range(int block) const = 0;
+  virtual Tensor local_master(int block) = 0;
+  virtual Tensor local_gradient(int block) = 0;
+  // True where every rank holds the whole (and so repeats the same update).
+  virtual bool replicated() const = 0;
+  virtual void publish() = 0;
+
+  // Loading. frozen: the block's whole frozen flat array on the host, in the compute dtype; master: the whole trainable one.
+  virtual void set_frozen(int block, std::span<const std::byte> frozen) = 0;
+  virtual void set_master(int block, std::span<const float> master) = 0;
+  // Collective: the whole trainable flat array of a block, on every rank's host.
+  virtual std::vector<float> read_master(int block) = 0;
+
+ protected:
+  friend class WeightLease;
+  virtual void release(int block) = 0;
+  // The opened block's gradient flat array.
+  virtual Tensor gradient_flat(int block) const = 0;
+};
+
+}  // namespace llmft
