@@ -1,0 +1,70 @@
+// manifest.json of a shard folder: what the shards hold, what they were made from and what was left out.
+// Written last, so a folder with a manifest is whole. Deterministic bytes: keys sorted, no time, no host, no
+// rank count. The fields are documented in docs/shards.md.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace llmft {
+
+constexpr int64_t kShardFormatVersion = 1;
+
+enum class DropReason { not_utf8, empty, duplicate, too_long };
+constexpr std::array<const char*, 4> kDropReasonNames = {"not_utf8", "empty", "duplicate", "too_long"};
+
+struct Manifest {
+  struct Tokenizer {
+    std::string kind;  // Tokenizer::kind()
+    std::string hash;  // Tokenizer::file_hash()
+    uint64_t vocabulary_size = 0;
+    // -1: the tokenizer has no such token
+    int64_t bos = -1;
+    int64_t eos = -1;
+    int64_t eot = -1;  // the token that ends a response in these shards
+  };
+  struct Source {
+    std::string name;  // relative to the input folder
+    uint64_t bytes = 0;
+    std::string hash;
+  };
+  struct Shard {
+    std::string file;
+    uint64_t bytes = 0;
+    uint64_t rows = 0;  // samples in it
+    uint64_t tokens = 0;
+    uint64_t loss_tokens = 0;
+    std::string hash;
+  };
+  struct Lengths {  // tokens of a sample; percentiles by nearest rank
+    uint64_t min = 0, p50 = 0, p90 = 0, p95 = 0, p99 = 0, max = 0;
+  };
+
+  int64_t format_version = kShardFormatVersion;
+  std::string split = "train";  // or "validation"
+  std::string template_name;    // "llama3" or "plain"
+  std::string fingerprint;      // hash of tokenizer, template, settings and sources
+  Tokenizer tokenizer;
+  std::string settings;  // JSON object, as text
+  std::vector<Source> sources;
+  std::vector<Shard> shards;
+  // rows = kept + other_split + all drops
+  uint64_t rows = 0;                // source rows read
+  uint64_t kept = 0;                // samples in this folder
+  uint64_t other_split = 0;         // samples in the other folder (train or validation)
+  std::array<uint64_t, 4> drops{};  // by DropReason
+  uint64_t truncated = 0;           // kept samples that were cut to the longest length allowed
+  uint64_t tokens = 0;
+  uint64_t loss_tokens = 0;
+  Lengths lengths;
+};
+
+std::string to_json(const Manifest& manifest);
+// folder/manifest.json. UserError: missing (and what to run), not JSON, another format version.
+Manifest read_manifest(const std::filesystem::path& folder);
+
+}  // namespace llmft
