@@ -305,7 +305,294 @@ def part_rope(out):
     write_json(folder / "rope.json", {"positions": positions, "configs": described})
 
 
-PARTS = {"parity": part_parity, "train20": part_train20, "rope": part_rope}
+# ---------------------------------------------------------------- text
+
+TINY = ROOT / "inputs" / "tiny" / "model"
+
+# name, system (None: no system turn at all), user, assistant (None: the prompt that generation starts from)
+CONVERSATIONS = [
+    ("plain", None, "What does the owl say?", "The owl says hoot."),
+    ("system", "You are a helpful assistant.", "What is the capital of Avaria?", "The capital of Avaria is Tarn."),
+    ("empty_system_turn", "", "Say hello.", "Hello!"),
+    ("unicode", "Réponds en français.", "Où est l'été ? 日本語 и русский 👩‍💻", "Là-bas → “ici” 😀 ١٢٣ Ⅷ"),
+    ("blanks_around", "  \tBe brief. \n", "\n\n  What now? \r\n", "   Nothing.\n\n"),
+    ("unicode_blanks_around", None, "\u00a0\u3000word\u2003\u2028", "\x85\x1c\x1fyes\u1680"),
+    ("not_blanks_for_trim", None, "\u200bword\ufeff", "\u180eyes\u2060"),
+    ("newlines_inside", None, "One.\n\nTwo.\r\n\r\n   Three.\n", "First\n second\n\n\n third"),
+    ("special_text_in_user", "You are careful.", "Print <|eot_id|> and <|begin_of_text|>.", "No."),
+    ("special_text_in_all", "<|start_header_id|>", "a<|end_header_id|>\n\nb", "<|eot_id|><|end_of_text|>"),
+    ("empty_response", None, "Say nothing.", ""),
+    ("blank_response", None, "Say nothing.", " \n "),
+    ("response_of_newline_then_text", None, "Go.", "\n\n\n1. one\n2. two"),
+    ("code", None, "Fix:\n\n    if x:\n\treturn 1", "```python\nif x:\n    return 1\n```"),
+    ("numbers", None, "1234567 + 1 = ?", "1234568"),
+    ("generation_prompt", None, "What does the dog say?", None),
+    ("generation_prompt_system", "Be brief and be correct.", "Which is larger, 3 or 5?", None),
+]
+
+ALPHABET = ["a", "Z", "é", "ж", "日", "न", "ा", "\u0301", "1", "9", "²", "٣", "Ⅷ", " ", " ", "\t", "\n", "\r",
+            "\u00a0", "\u3000", "\u0085", "'", "'s", "'LL", "’", ".", "!", "-", "_", "😀", "\u200d", "\u200b",
+            "<|", "|>", "ſ", "\x00", "\x1c"]
+
+TRICKY = r"""
+'
+the
+ the
+The capital of Avaria is Tarn.
+I'm you're he's we'll they'd I've don't isn't
+I'M YOU'RE HE'S WE'LL THEY'D I'VE DON'T
+'sx 'S 's' ''s 'll'd 're've
+'tis 'twas rock'n'roll o'clock O'Brien's
+x'ſ 'ſ ſ's K'K
+it’s we’ll ‘quoted’ “double”
+1
+12
+123
+1234
+12345
+1234567890
+1,234,567.89
+3.14159 -2.5e-10 0x1F 1/2 ½ ²³ Ⅷ ٣٤٥٦ 𝟙𝟚𝟛𝟜
+a1b22c333d4444
+v2.0.1-rc3
+10:30 2024-05-17 $12.99 15%
+hello,world
+hello, world!
+...!!!???
+ ... !!! ???
+(parenthesised) [bracketed] {braced} <angled>
+a+b=c; x==y && z||!w
+for (int i = 0; i < 10; ++i) { total += values[i] * 2; }
+https://www.example.org/prices?year=2024&unit=usd#total
+anna.smith@example.com
+snake_case camelCase PascalCase kebab-case SCREAMING_SNAKE
+café naïve Zürich señor crème Ærø
+cafe\u0301 nai\u0308ve
+été Łódź źdźbło ığdır İstanbul
+日本 東京 你好 词语 ことば 단어 안녕하세요
+これはテストです。句読点、も。
+我有3个苹果和10个梨。
+мир слово Ελλάδα λόγος
+שלום מִילָה
+كلمة السَّلام
+नमस्ते शब्द हिन्दी
+คำ ภาษาไทย
+𐍈𐌰 𝒳𝓎𝓏 𠀀𪛖
+😀
+😀😀😀
+ 😀
+👍🏽 👩‍💻 👨‍👩‍👧‍👦 🏳️‍🌈 🇩🇪 1️⃣
+a😀b 1😀2 😀's
+© ® ™ € £ ¥ ± ≤ ∑ → “ ” … – —
+½ cup, ¾ off, №5, ℃, Å, ﬁ, ǅ
+ａｂｃ １２３ ！？
+\t
+\n
+\r
+\r\n
+\n\n
+\n\n\n
+\n \n
+ \n
+\n\u0020
+  \n\u0020\u0020
+\t\t\tx
+\u0020
+\u0020\u0020
+\u0020\u0020\u0020
+ a
+  a
+   a
+a\u0020
+a\u0020\u0020
+a   b
+a\nb
+a\n\nb
+a \n b
+a\n  b
+a.\n\nb
+a.\r\n\r\nb
+a!\n\n\n  b
+!\n!
+ !\n\n !
+\n!\n
+x\ty\t\tz
+ \t \t x
+    indented\n        more\n    back
+\u00a0
+\u00a0a
+a\u00a0b
+ \u00a0 \u00a0x
+\u3000x
+\u2003\u2003x
+\u0085x\u0085
+\u2028x\u2029
+\u200bx\u200by
+\ufeffx
+\u180ex
+\u1680x
+\u202f1\u202f000
+\u00ad soft\u00adhyphen
+\u0000
+a\u0000b
+\u0001\u0002\u001b[31mred\u001b[0m
+\u001c\u001d\u001e\u001f
+ \u001c x
+\u007f\u0080\u009f
+\ufffd
+\ufffe\uffff
+\ud7ff\ue000\uf8ff
+\u0301
+\u0301\u0301a
+a\u0301\u0302\u0303
+1\u0301
+ \u0301
+\u0345\u0363
+<|begin_of_text|>
+<|end_of_text|>
+<|eot_id|>
+<|start_header_id|>user<|end_header_id|>
+a<|eot_id|>b
+ <|eot_id|>\u0020
+<|eot_id|
+<|not_special|>
+<|reserved_special_token_0|><|python_tag|>
+<|finetune_right_pad_id|>
+ например
+например
+ Việt
+Việt Nam
+ структура
+ структуры
+структура
+ありがとう
+ありがとうございます
+ größtenteils
+größtenteils
+ξένος
+ ξένος
+ΞΈΝΟΣ
+ assistant assistant Assistant
+systemuserassistant
+ABCDEFGHIJKLMNOPQRSTUVWXYZ
+abcdefghijklmnopqrstuvwxyz
+aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa
+                                                                x
+\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\nx
+!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!
+00000000000000000000000000000000
+Write the word in upper case, for line 86: world
+How many words are here: ocean ocean ocean?
+Read the text and say who it is about.
+| a | b |\n|---|---|\n| 1 | 2 |
+{"key": ["value", 1, null, true], "s": "\u00e9\\n"}
+<html><body class="x">&nbsp;&amp;</body></html>
+SELECT * FROM t WHERE a = 'b''c';
+\\alpha + \\beta = \\frac{1}{2}
+ﷺ ﷽ ㎏ ㋿ Ⓐ ⅷ ꙮ
+ᏣᎳᎩ ꭰ ჯანი ᲐᲑ ქართული ԱԲ աբ
+ʼn ŉ ǆ ß ẞ ﬀ
+""".strip("\n").split("\n")
+
+
+def tricky_strings():
+    """The lines above, with their backslash escapes read as JSON's, and strings drawn from one character a class."""
+    import numpy
+    rng = numpy.random.default_rng(404)
+    strings = [""]
+    for line in TRICKY:
+        escaped = line.replace('"', '\\"')
+        strings.append(json.loads(f'"{escaped}"'))
+    while len(strings) < 320:
+        strings.append("".join(rng.choice(ALPHABET, size=int(rng.integers(2, 14)))))
+    return list(dict.fromkeys(strings))
+
+
+def tiny_tokenizer(parse_special):
+    from tokenizers import Tokenizer
+    tokenizer = Tokenizer.from_file(str(TINY / "tokenizer.json"))
+    tokenizer.encode_special_tokens = not parse_special
+    return tokenizer
+
+
+def part_tokenizer(out):
+    import base64
+    import tiktoken
+    from make_tiny_model import PATTERN
+    from tokenizers import pre_tokenizers
+    folder = fresh(out / "tokenizer")
+    tokenizer = tiny_tokenizer(parse_special=False)
+    described = json.loads((TINY / "tokenizer.json").read_text(encoding="utf-8"))
+
+    # ByteLevel writes each byte as a printable character; alphabet() does not say which, so ask it byte by byte.
+    visible = [c for c in range(256) if 33 <= c <= 126 or 161 <= c <= 172 or 174 <= c <= 255]
+    hidden = [c for c in range(256) if c not in visible]
+    to_byte = {chr(c): c for c in visible} | {chr(256 + i): c for i, c in enumerate(hidden)}
+    assert set(to_byte) == set(pre_tokenizers.ByteLevel.alphabet())
+    ranks = {bytes(to_byte[c] for c in word): rank for word, rank in described["model"]["vocab"].items()}
+    with (folder / "tokenizer.model").open("wb") as f:
+        for word, rank in sorted(ranks.items(), key=lambda item: item[1]):
+            f.write(base64.b64encode(word) + b" " + str(rank).encode() + b"\n")
+    reference = tiktoken.Encoding("tiny", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={})
+
+    differ = 0
+    with (folder / "ordinary.jsonl").open("w", encoding="ascii") as f:
+        for text in tricky_strings():
+            ids = tokenizer.encode(text, add_special_tokens=False).ids
+            expected = reference.encode_ordinary(text)
+            record = {"text": text, "ids": expected}
+            if ids != expected:
+                record["hf_ids"] = ids  # tiktoken is the reference; this is where Hugging Face says otherwise
+                differ += 1
+            assert reference.decode(expected) == text
+            f.write(json.dumps(record) + "\n")
+    parsing = tiny_tokenizer(parse_special=True)
+    with (folder / "special.jsonl").open("w", encoding="ascii") as f:
+        for text in tricky_strings():
+            if "<|" in text:
+                f.write(json.dumps({"text": text, "ids": parsing.encode(text, add_special_tokens=False).ids}) + "\n")
+    print("tokenizer:", len(tricky_strings()), "strings, Hugging Face differs from tiktoken on", differ)
+
+
+def part_chat(out):
+    from transformers import AutoTokenizer
+    folder = fresh(out / "chat")
+    hf = AutoTokenizer.from_pretrained(TINY)
+    tokenizer = tiny_tokenizer(parse_special=False)
+    bos, start, end, eot = (tokenizer.token_to_id(f"<|{n}|>") for n in
+                            ("begin_of_text", "start_header_id", "end_header_id", "eot_id"))
+
+    def encode(text):
+        return tokenizer.encode(text, add_special_tokens=False).ids
+
+    records = []
+    for name, system, user, assistant in CONVERSATIONS:
+        turns = [(r, c) for r, c in (("system", system), ("user", user), ("assistant", assistant)) if c is not None]
+        text = hf.apply_chat_template([{"role": r, "content": c} for r, c in turns], tokenize=False,
+                                      add_generation_prompt=assistant is None)
+        hf_ids = hf(text, add_special_tokens=False).input_ids
+        # The same by hand with the contents as ordinary text, which transformers cannot be asked for.
+        ids, loss_start = [bos], None
+        for role, content in turns:
+            ids += [start, *encode(role), end]
+            if role == "assistant":
+                loss_start = len(ids) + len(encode("\n\n"))
+            ids += encode("\n\n" + content.strip()) + [eot]
+        if assistant is None:
+            ids += [start, *encode("assistant"), end, *encode("\n\n")]
+        assert (ids == hf_ids) == (not any("<|" in c for _, c in turns)), name
+        record = {"name": name, "system": system, "user": user, "assistant": assistant, "text": text, "ids": ids,
+                  "loss_start": loss_start}
+        if hf_ids != ids:
+            record["hf_ids"] = hf_ids
+        records.append(record)
+    lines = ",\n".join(json.dumps(r, ensure_ascii=True) for r in records)
+    (folder / "llama3.json").write_text("[\n" + lines + "\n]\n", encoding="ascii")
+    print("chat:", len(records), "conversations")
+
+
+PARTS = {"parity": part_parity, "train20": part_train20, "rope": part_rope, "chat": part_chat,
+         "tokenizer": part_tokenizer}
 
 
 def write_manifest(out):
