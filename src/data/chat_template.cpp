@@ -1,0 +1,185 @@
+// Text between two special tokens is encoded in one piece, for the split between its parts could give other
+// tokens than the rendered text has. The one place where a split matters is the start of the response, and
+// there the ids of both forms are compared.
+#include "llmft/data/chat_template.hpp"
+
+#include <algorithm>
+#include <array>
+
+#include <fmt/ranges.h>
+
+#include "llmft/base/error.hpp"
+
+namespace llmft {
+namespace {
+
+constexpr const char* kStartHeader = "<|start_header_id|>";
+constexpr const char* kEndHeader = "<|end_header_id|>";
+constexpr const char* kEndOfTurn = "<|eot_id|>";
+constexpr size_t kSystemCache = 1024;  // prompts; OpenOrca has 17
+
+constexpr std::array kBosNames = {"<|begin_of_text|>", "<s>", "<bos>", "[BOS]", "<|startoftext|>"};
+constexpr std::array kEosNames = {"<|end_of_text|>", "</s>", "<|endoftext|>", "<eos>", "[EOS]"};
+
+template <size_t N>
+std::string first_name(const Tokenizer& tokenizer, const std::array<const char*, N>& names) {
+  for (const char* name : names)
+    if (tokenizer.special(name)) return name;
+  return "";
+}
+
+bool has_headers(const Tokenizer& tokenizer) {
+  return tokenizer.special(kStartHeader) && tokenizer.special(kEndHeader) && tokenizer.special(kEndOfTurn) &&
+         tokenizer.special(kBosNames[0]);
+}
+
+// Length of the blank that text starts with, or 0: the UTF-8 of Python's str.isspace() characters.
+size_t blank_at(std::string_view text) {
+  auto byte = [&](size_t i) { return i < text.size() ? static_cast<unsigned char>(text[i]) : 0u; };
+  unsigned c = byte(0);
+  if ((c >= 0x09 && c <= 0x0d) || (c >= 0x1c && c <= 0x20)) return 1;
+  if (c == 0xc2 && (byte(1) == 0x85 || byte(1) == 0xa0)) return 2;
+  if (c == 0xe1 && byte(1) == 0x9a && byte(2) == 0x80) return 3;  // U+1680
+  if (c == 0xe2 && byte(1) == 0x80) {                             // U+2000..200A, 2028, 2029, 202F
+    unsigned last = byte(2);
+    if ((last >= 0x80 && last <= 0x8a) || last == 0xa8 || last == 0xa9 || last == 0xaf) return 3;
+  }
+  if (c == 0xe2 && byte(1) == 0x81 && byte(2) == 0x9f) return 3;  // U+205F
+  if (c == 0xe3 && byte(1) == 0x80 && byte(2) == 0x80) return 3;  // U+3000
+  return 0;
+}
+
+}  // namespace
+
+std::string_view strip(std::string_view text) {
+  while (size_t length = blank_at(text)) text.remove_prefix(length);
+  while (!text.empty()) {
+    size_t start = text.size() - 1;
+    while (start > 0 && (static_cast<unsigned char>(text[start]) & 0xc0) == 0x80) --start;
+    std::string_view last = text.substr(start);
+    if (blank_at(last) != last.size()) break;
+    text.remove_suffix(last.size());
+  }
+  return text;
+}
+
+std::optional<TokenId> find_bos(const Tokenizer& tokenizer) {
+  return tokenizer.special(first_name(tokenizer, kBosNames));
+}
+std::optional<TokenId> find_eos(const Tokenizer& tokenizer) {
+  return tokenizer.special(first_name(tokenizer, kEosNames));
+}
+
+ChatTemplate::ChatTemplate(TemplateKind kind, const Tokenizer& tokenizer)
+    : tokenizer_(tokenizer), kind_(kind), bos_name_(first_name(tokenizer, kBosNames)) {
+  if (kind_ == TemplateKind::automatic)
+    kind_ = has_headers(tokenizer) ? TemplateKind::llama3 : TemplateKind::plain;
+  if (!bos_name_.empty()) bos_ = tokenizer.special(bos_name_);
+  if (kind_ == TemplateKind::llama3) {
+    for (const char* name : {kBosNames[0], kStartHeader, kEndHeader, kEndOfTurn})
+      if (!tokenizer.special(name))
+        user_error("template llama3: the tokenizer has no token {}; use --template plain", name);
+    start_header_ = *tokenizer.special(kStartHeader);
+    end_header_ = *tokenizer.special(kEndHeader);
+    end_name_ = kEndOfTurn;
+  } else {
+    end_name_ = first_name(tokenizer, kEosNames);
+    if (end_name_.empty())
+      user_error(
+          "template plain: the tokenizer has no end-of-text token (looked for {}); use one that marks where "
+          "a text ends",
+          fmt::join(kEosNames, ", "));
+  }
+  end_ = *tokenizer.special(end_name_);
+}
+
+std::string ChatTemplate::name() const {
+  return kind_ == TemplateKind::llama3 ? "llama3" : "plain";
+}
+
+std::string ChatTemplate::render_prompt(const ChatFields& fields) const {
+  std::string text = bos_name_;
+  std::string_view system = strip(fields.system_prompt);
+  if (kind_ == TemplateKind::plain) {
+    if (!system.empty()) text += fmt::format("{}\n\n", system);
+    return text + fmt::format("### Question:\n{}\n\n### Response:\n", strip(fields.question));
+  }
+  auto turn = [&](const char* role, std::string_view content) {
+    text += fmt::format("{}{}{}\n\n{}{}", kStartHeader, role, kEndHeader, content, kEndOfTurn);
+  };
+  if (!system.empty()) turn("system", system);
+  turn("user", strip(fields.question));
+  return text + fmt::format("{}assistant{}\n\n", kStartHeader, kEndHeader);
+}
+
+std::string ChatTemplate::render(const ChatFields& fields) const {
+  return render_prompt(fields) + std::string(strip(fields.response)) + end_name_;
+}
+
+void ChatTemplate::append_turn(const char* role, std::string_view content, std::vector<TokenId>& tokens) {
+  tokens.push_back(start_header_);
+  tokenizer_.encode(role, tokens);
+  tokens.push_back(end_header_);
+  scratch_.assign("\n\n");
+  scratch_ += content;
+  tokenizer_.encode(scratch_, tokens);
+  tokens.push_back(end_);
+}
+
+std::string_view ChatTemplate::encode_head(const ChatFields& fields, std::vector<TokenId>& tokens) {
+  if (bos_) tokens.push_back(*bos_);
+  std::string_view system = strip(fields.system_prompt);
+  if (kind_ == TemplateKind::plain) {
+    scratch_.clear();
+    if (!system.empty()) scratch_.append(system).append("\n\n");
+    scratch_.append("### Question:\n").append(strip(fields.question)).append("\n\n### Response:\n");
+    return scratch_;
+  }
+  if (!system.empty()) {
+    auto cached = system_cache_.find(system);
+    if (cached == system_cache_.end()) {
+      std::vector<TokenId> turn;
+      append_turn("system", system, turn);
+      if (system_cache_.size() >= kSystemCache) system_cache_.clear();
+      cached = system_cache_.emplace(system, std::move(turn)).first;
+    }
+    tokens.insert(tokens.end(), cached->second.begin(), cached->second.end());
+  }
+  append_turn("user", strip(fields.question), tokens);
+  tokens.push_back(start_header_);
+  tokenizer_.encode("assistant", tokens);
+  tokens.push_back(end_header_);
+  scratch_ = "\n\n";
+  return scratch_;
+}
+
+void ChatTemplate::encode_prompt(const ChatFields& fields, std::vector<TokenId>& tokens) {
+  std::string_view tail = encode_head(fields, tokens);
+  tokenizer_.encode(tail, tokens);
+}
+
+void ChatTemplate::encode(const ChatFields& fields, std::vector<TokenId>& tokens, uint32_t& loss_start) {
+  size_t begin = tokens.size();
+  size_t tail = encode_head(fields, tokens).size();  // scratch_ holds it
+  std::string_view response = strip(fields.response);
+  prompt_ids_.clear();
+  tokenizer_.encode(scratch_, prompt_ids_);
+  loss_start = static_cast<uint32_t>(tokens.size() - begin + prompt_ids_.size());
+  scratch_ += response;
+  joined_ids_.clear();
+  tokenizer_.encode(scratch_, joined_ids_);
+  bool splits = joined_ids_.size() > prompt_ids_.size() &&
+                std::equal(prompt_ids_.begin(), prompt_ids_.end(), joined_ids_.begin());
+  if (splits) {
+    tokens.insert(tokens.end(), joined_ids_.begin(), joined_ids_.end());
+  } else {
+    // A token would span prompt and response (none does in Llama 3's vocabulary, where a response that does
+    // not start with a blank starts a word). The prompt must be what the model is given later, so it is kept
+    // whole.
+    tokens.insert(tokens.end(), prompt_ids_.begin(), prompt_ids_.end());
+    tokenizer_.encode(std::string_view(scratch_).substr(tail), tokens);
+  }
+  tokens.push_back(end_);
+}
+
+}  // namespace llmft
