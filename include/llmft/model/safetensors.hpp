@@ -66,13 +66,15 @@ class TensorFolder {
   std::vector<std::string> names() const;  // sorted
   bool has(const std::string& name) const;
   // UserError when missing (with the nearest name) or of another shape (both shapes, the file).
-  const SafetensorsEntry& get(const std::string& name, std::span<const int64_t> expected_shape) const;
+  const SafetensorsEntry& get(const std::string& name, const std::vector<int64_t>& expected_shape) const;
   // Converted from bf16, f16, f32 or f64; any other type is a UserError. out has exactly the tensor's
   // elements.
-  void read_f32(const std::string& name, std::span<const int64_t> expected_shape, std::span<float> out) const;
+  void read_f32(const std::string& name, const std::vector<int64_t>& expected_shape,
+                std::span<float> out) const;
   // As `type`, rounded to nearest even; out has room for the tensor's elements. Integers only from i32 and
   // i64.
-  void read_as(const std::string& name, std::span<const int64_t> expected_shape, DType type, void* out) const;
+  void read_as(const std::string& name, const std::vector<int64_t>& expected_shape, DType type,
+               void* out) const;
 
  private:
   struct Place {
@@ -80,7 +82,7 @@ class TensorFolder {
     const SafetensorsEntry* entry;
   };
   void open_parts(const std::filesystem::path& index);
-  const Place& place(const std::string& name, std::span<const int64_t> expected_shape) const;
+  const Place& place(const std::string& name, const std::vector<int64_t>& expected_shape) const;
 
   std::filesystem::path path_;
   std::vector<std::unique_ptr<SafetensorsFile>> files_;
