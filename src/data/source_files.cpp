@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "llmft/base/error.hpp"
+#include "llmft/base/text.hpp"
 #include "readers.hpp"
 
 namespace llmft {
@@ -35,6 +36,8 @@ const Suffix* suffix_of(const std::string& name) {
 SourceFile source_file(const fs::path& path, std::string name) {
   const Suffix* suffix = suffix_of(path.filename().string());
   if (suffix == nullptr) user_error("{}: unknown kind of file (by its name); {}", path.string(), kWanted);
+  if (valid_utf8_prefix(name) != name.size())
+    user_error("{}: the name is not UTF-8, in which the manifest lists it; rename the file", path.string());
   std::error_code error;
   uint64_t bytes = fs::file_size(path, error);
   if (error) user_error("{}: cannot read ({})", path.string(), error.message());

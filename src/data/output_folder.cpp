@@ -1,0 +1,175 @@
+#include "output_folder.hpp"
+
+#include <algorithm>
+#include <map>
+
+#include <nlohmann/json.hpp>
+
+#include "llmft/base/error.hpp"
+#include "llmft/base/file.hpp"
+#include "llmft/base/log.hpp"
+#include "llmft/base/text.hpp"
+#include "llmft/data/manifest.hpp"
+#include "llmft/data/shard_file.hpp"
+
+namespace llmft {
+namespace fs = std::filesystem;
+namespace {
+
+bool is_temporary(const std::string& name) {
+  return (name.starts_with("shard-") || name.starts_with("manifest.json")) &&
+         name.find(".tmp.") != std::string::npos;
+}
+bool is_shard(const std::string& name) {
+  return name.starts_with("shard-") && name.ends_with(".h5");
+}
+
+std::vector<fs::path> list(const fs::path& folder) {
+  std::vector<fs::path> paths;
+  if (fs::is_directory(folder))
+    for (const auto& entry : fs::directory_iterator(folder)) paths.push_back(entry.path());
+  std::sort(paths.begin(), paths.end());
+  return paths;
+}
+
+// "max_length was 2048, is 1024; the input has changed"
+std::string differences(const std::string& old_settings, const std::string& new_settings) {
+  auto was = nlohmann::json::parse(old_settings, nullptr, false);
+  auto is = nlohmann::json::parse(new_settings);
+  if (!was.is_object()) return "its settings cannot be read";
+  std::vector<std::string> parts;
+  for (auto& [key, value] : is.items()) {
+    if (was.contains(key) && was[key] == value) continue;
+    if (key == "sources") {
+      parts.emplace_back("the input differs");
+    } else if (key == "tokenizer_hash") {
+      parts.emplace_back("the tokenizer differs");
+    } else {
+      parts.push_back(fmt::format("{} was {}, is {}", key, was.contains(key) ? was[key].dump() : "not set",
+                                  value.dump()));
+    }
+  }
+  return parts.empty() ? "made by another version" : join(parts, "; ");
+}
+
+class Folder {
+ public:
+  Folder(fs::path output, const std::string& settings, const std::string& fingerprint, Overwrite overwrite)
+      : output_(std::move(output)), settings_(settings), fingerprint_(fingerprint), overwrite_(overwrite) {}
+
+  // Both are looked through before anything is removed, so that a refusal changes nothing.
+  void look(const fs::path& folder) {
+    for (const fs::path& path : list(folder)) {
+      std::string name = path.filename().string();
+      if (is_temporary(name)) {
+        stale_.push_back(path);
+      } else if (is_shard(name)) {
+        look_at_shard(folder, path);
+      } else if (name == "manifest.json") {
+        look_at_manifest(folder, path);
+      }
+    }
+  }
+
+  void clean() const {
+    for (const fs::path& path : stale_) {
+      std::error_code error;
+      fs::remove(path, error);
+      if (error) user_error("{}: cannot remove ({})", path.string(), error.message());
+    }
+  }
+
+  // Shards of this run's settings in a folder: index -> file.
+  const std::map<uint64_t, fs::path>& shards(const fs::path& folder) { return shards_[folder.string()]; }
+  const Manifest* manifest(const fs::path& folder) const {
+    auto found = manifests_.find(folder.string());
+    return found == manifests_.end() ? nullptr : &found->second;
+  }
+
+ private:
+  void foreign(const fs::path& path, const std::string& why) {
+    if (overwrite_ == Overwrite::no)
+      user_error(
+          "{}: holds shards of other input or settings ({}); choose another --output, or --force to "
+          "replace them",
+          output_.string(), why);
+    stale_.push_back(path);
+  }
+
+  void look_at_shard(const fs::path& folder, const fs::path& path) {
+    std::string settings;
+    try {
+      ShardReader reader(path);
+      if (reader.origin().fingerprint == fingerprint_) {
+        shards_[folder.string()][reader.origin().index] = path;
+        return;
+      }
+      settings = reader.origin().settings;
+    } catch (const UserError& e) {
+      log::warn("{}; it is made anew", e.what());
+      stale_.push_back(path);
+      return;
+    }
+    foreign(path, differences(settings, settings_));
+  }
+
+  void look_at_manifest(const fs::path& folder, const fs::path& path) {
+    Manifest found;
+    try {
+      found = read_manifest(folder);
+    } catch (const UserError&) {
+      foreign(path, "its manifest.json cannot be read");
+      return;
+    }
+    if (found.fingerprint == fingerprint_) {
+      manifests_.emplace(folder.string(), std::move(found));
+    } else {
+      foreign(path, differences(found.settings, settings_));
+    }
+  }
+
+  fs::path output_;
+  const std::string& settings_;
+  const std::string& fingerprint_;
+  Overwrite overwrite_;
+  std::vector<fs::path> stale_;
+  std::map<std::string, std::map<uint64_t, fs::path>> shards_;
+  std::map<std::string, Manifest> manifests_;
+};
+
+bool is_whole(const fs::path& folder, const Manifest* manifest) {
+  if (manifest == nullptr) return false;
+  return std::all_of(manifest->shards.begin(), manifest->shards.end(), [&](const Manifest::Shard& shard) {
+    std::error_code error;
+    return fs::file_size(folder / shard.file, error) == shard.bytes && !error;
+  });
+}
+
+}  // namespace
+
+fs::path validation_folder(const fs::path& output) {
+  return output / "valid";
+}
+
+FolderState prepare_output(const fs::path& output, bool with_validation, const std::string& settings,
+                           const std::string& fingerprint, Overwrite overwrite) {
+  fs::path valid = validation_folder(output);
+  make_writable_folder(output);
+  Folder folder(output, settings, fingerprint, overwrite);
+  try {
+    folder.look(output);
+    folder.look(valid);
+    folder.clean();
+    if (with_validation) make_writable_folder(valid);
+  } catch (const fs::filesystem_error& e) {
+    user_error("{}: cannot list this folder ({})", output.string(), e.code().message());
+  }
+  FolderState state;
+  state.whole = is_whole(output, folder.manifest(output)) &&
+                (!with_validation || is_whole(valid, folder.manifest(valid)));
+  for (auto& [index, path] : folder.shards(output))
+    if (!with_validation || folder.shards(valid).contains(index)) state.finished.push_back(index);
+  return state;
+}
+
+}  // namespace llmft
