@@ -1,0 +1,34 @@
+// Rows picked and put back: copies of bytes, no dtype needed.
+#include <cstring>
+
+#include "cpu_ops.hpp"
+
+namespace llmft {
+namespace {
+
+std::byte* bytes_of_row(const Tensor& x, int64_t i) {
+  return static_cast<std::byte*>(x.data) + static_cast<size_t>(i * x.ld) * size_of(x.dtype);
+}
+
+}  // namespace
+
+void CpuOps::gather_rows(const Tensor& x, Indices rows, const Tensor& y) {
+  check(y.rows == rows.size && y.cols == x.cols && y.dtype == x.dtype, "gather_rows: shapes differ");
+  size_t bytes = static_cast<size_t>(x.cols) * size_of(x.dtype);
+  for (int64_t i = 0; i < rows.size; ++i) {
+    check(rows.data[i] >= 0 && rows.data[i] < x.rows, "gather_rows: no such row");
+    std::memcpy(bytes_of_row(y, i), bytes_of_row(x, rows.data[i]), bytes);
+  }
+}
+
+void CpuOps::scatter_rows(const Tensor& y, Indices rows, const Tensor& x) {
+  check(y.rows == rows.size && y.cols == x.cols && y.dtype == x.dtype, "scatter_rows: shapes differ");
+  size_t bytes = static_cast<size_t>(x.cols) * size_of(x.dtype);
+  for (int64_t i = 0; i < x.rows; ++i) std::memset(bytes_of_row(x, i), 0, bytes);
+  for (int64_t i = 0; i < rows.size; ++i) {
+    check(rows.data[i] >= 0 && rows.data[i] < x.rows, "scatter_rows: no such row");
+    std::memcpy(bytes_of_row(x, rows.data[i]), bytes_of_row(y, i), bytes);
+  }
+}
+
+}  // namespace llmft
