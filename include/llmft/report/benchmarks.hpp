@@ -51,7 +51,4 @@ std::string to_csv(const BenchmarkRow& row);
 // its header is another one.
 void append_benchmark(const std::filesystem::path& path, const BenchmarkRow& row);
 
-// A field as CSV has it (RFC 4180): quoted when it has a comma, quote or line end.
-std::string csv_field(const std::string& text);
-
 }  // namespace llmft

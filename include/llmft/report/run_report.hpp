@@ -18,7 +18,7 @@ constexpr int kRunReportFormat = 1;
 using ReportValue = std::variant<bool, int64_t, double, std::string>;
 
 struct RunReport {
-  std::string command;  // the command line
+  std::string command;  // "train", "preprocess"
   std::string started;  // utc_now()
   bool finished = false;
   std::vector<std::string> hosts;  // distinct, in rank order

@@ -1,5 +1,5 @@
-// steps.csv: one row a training step, whole and on disk before the next step begins. Floats have their
-// shortest exact form, so runs that are bit for bit equal have equal columns.
+// steps.csv: one row a training step, given whole to the system before the next step begins, so that a killed
+// run loses none. Floats have their shortest exact form: runs that are bit for bit equal have equal columns.
 #pragma once
 
 #include <cstdint>

@@ -1,0 +1,162 @@
+// Rows stay whole because each is one write to a file opened with O_APPEND; the lock is for network file
+// systems, where O_APPEND alone does not order writers of several nodes, and for the look at the file's end
+// that precedes the write.
+#include "llmft/report/benchmarks.hpp"
+
+#include <array>
+#include <cerrno>
+#include <cstring>
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "llmft/base/clock.hpp"
+#include "llmft/base/error.hpp"
+#include "llmft/base/file.hpp"
+#include "llmft/base/log.hpp"
+#include "llmft/base/text.hpp"
+#include "llmft/report/csv.hpp"
+
+namespace llmft {
+namespace fs = std::filesystem;
+namespace {
+
+constexpr double kLockSeconds = 30;
+
+std::vector<CsvColumn> columns(const BenchmarkRow& row) {
+  return {{"time_utc", row.time_utc},
+          {"run", row.run},
+          {"host", row.host},
+          {"device", row.device},
+          {"version", row.version},
+          {"command", row.command},
+          {"precision", row.precision},
+          {"strategy", row.strategy},
+          {"mode", row.mode},
+          {"adapter_rank", std::to_string(row.adapter_rank)},
+          {"ranks", std::to_string(row.ranks)},
+          {"nodes", std::to_string(row.nodes)},
+          {"pack_tokens", std::to_string(row.pack_tokens)},
+          {"batch_packs", std::to_string(row.batch_packs)},
+          {"steps", std::to_string(row.steps)},
+          {"samples", std::to_string(row.samples)},
+          {"tokens", std::to_string(row.tokens)},
+          {"supervised_tokens", std::to_string(row.supervised_tokens)},
+          {"samples_per_s", number(row.samples_per_s)},
+          {"tokens_per_s", number(row.tokens_per_s)},
+          {"supervised_tokens_per_s", number(row.supervised_tokens_per_s)},
+          {"step_time_median_s", number(row.step_time_median_s)},
+          {"epoch_time_s", csv_number(row.epoch_time_s)},
+          {"training_time_s", number(row.training_time_s)},
+          {"peak_memory_bytes", std::to_string(row.peak_memory_bytes)},
+          {"mfu", csv_number(row.mfu)},
+          {"loss_first", csv_number(row.loss_first)},
+          {"loss_last", csv_number(row.loss_last)},
+          {"valid_loss", csv_number(row.valid_loss)},
+          {"config_hash", row.config_hash}};
+}
+
+[[noreturn]] void fail(const fs::path& path, const char* action) {
+  user_error("{}: cannot {} ({}); the run itself is whole in its own folder", path.string(), action,
+             std::strerror(errno));
+}
+
+// The file, open for appending, locked where the file system has locks.
+class LockedTable {
+ public:
+  explicit LockedTable(const fs::path& path)
+      : path_(path), fd_(::open(path.c_str(), O_RDWR | O_APPEND | O_CLOEXEC)) {
+    if (fd_ < 0) fail(path_, "open");
+    Stopwatch waited;
+    while (::flock(fd_, LOCK_EX | LOCK_NB) != 0) {
+      if (errno == EINTR) continue;
+      if (errno != EWOULDBLOCK) return;  // no locks here
+      if (waited.seconds() > kLockSeconds) {
+        log::warn("{}: another process has held its lock for {} s; writing without it", path_.string(),
+                  kLockSeconds);
+        return;
+      }
+      ::usleep(10'000);
+    }
+  }
+  ~LockedTable() { ::close(fd_); }  // and lets go of the lock
+  LockedTable(const LockedTable&) = delete;
+  LockedTable& operator=(const LockedTable&) = delete;
+
+  std::string first_line() const {
+    std::array<char, 8192> start;
+    ssize_t got = ::pread(fd_, start.data(), start.size(), 0);
+    if (got < 0) fail(path_, "read");
+    std::string_view text(start.data(), static_cast<size_t>(got));
+    return std::string(trim(text.substr(0, text.find('\n'))));
+  }
+
+  // A file that an editor left without a last line end, or that a full disk cut.
+  bool ends_inside_a_line() const {
+    struct stat info {};
+    if (::fstat(fd_, &info) != 0) fail(path_, "read");
+    char last = '\n';
+    if (info.st_size > 0 && ::pread(fd_, &last, 1, info.st_size - 1) != 1) fail(path_, "read");
+    return last != '\n';
+  }
+
+  void append(const std::string& text) const {
+    ssize_t written = 0;
+    do written = ::write(fd_, text.data(), text.size());
+    while (written < 0 && errno == EINTR);
+    if (written < 0) fail(path_, "write");
+    if (static_cast<size_t>(written) != text.size()) {
+      errno = ENOSPC;
+      fail(path_, "write the whole row");
+    }
+  }
+
+ private:
+  fs::path path_;
+  int fd_;
+};
+
+// A file that appears has its header: it is written under another name first, and link() does not replace.
+void make_table(const fs::path& path, const std::string& header) {
+  if (!path.parent_path().empty()) make_writable_folder(path.parent_path());
+  fs::path temporary = path.string() + ".new." + std::to_string(::getpid());
+  write_file_atomic(temporary, header + "\n");
+  bool failed = ::link(temporary.c_str(), path.c_str()) != 0 && errno != EEXIST;
+  if (failed && !fs::exists(path))
+    commit_file(temporary, path);  // a file system without hard links
+  else
+    ::unlink(temporary.c_str());
+}
+
+}  // namespace
+
+std::string benchmark_header() {
+  return csv_header(columns({}));
+}
+
+std::string to_csv(const BenchmarkRow& row) {
+  return csv_row(columns(row));
+}
+
+void append_benchmark(const fs::path& path, const BenchmarkRow& row) {
+  std::string header = benchmark_header();
+  if (!fs::exists(path)) make_table(path, header);
+  LockedTable table(path);
+  std::string first = table.first_line();
+  std::string prefix;
+  if (first.empty()) {
+    prefix = header + "\n";
+  } else if (first != header) {
+    user_error(
+        "{}: has other columns (it begins '{}'), so this run's row was not added; move it away or name "
+        "another table",
+        path.string(), first.substr(0, 80));
+  } else if (table.ends_inside_a_line()) {
+    prefix = "\n";
+  }
+  table.append(prefix + to_csv(row) + "\n");
+}
+
+}  // namespace llmft
