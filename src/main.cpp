@@ -1,3 +1,41 @@
-int main() {
-  return 0;
+// A contents page: pick the command, start MPI if it is a parallel one, run it under the guard.
+#include <cstdio>
+#include <optional>
+#include <vector>
+
+#include "llmft/base/error.hpp"
+#include "llmft/base/log.hpp"
+#include "llmft/base/text.hpp"
+#include "llmft/cli/commands.hpp"
+
+namespace {
+
+using namespace llmft;
+
+const Command& find_command(const std::string& name) {
+  std::vector<std::string> names;
+  for (const Command& command : commands()) {
+    if (name == command.name) return command;
+    names.emplace_back(command.name);
+  }
+  std::string near = nearest_name(name, names);
+  user_error("{}: unknown command{}", name, near.empty() ? "; see llmft --help" : "; did you mean '" + near + "'?");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::vector<std::string> args(argv + 1, argv + argc);
+  if (args.empty() || args[0] == "--help" || args[0] == "-h" || args[0] == "help") {
+    fmt::print("{}", program_help());
+    return args.empty() ? kExitUser : kExitOk;
+  }
+  return run_guard(nullptr, [&] {
+    const Command& command = find_command(args[0]);
+    std::span<const std::string> rest = std::span(args).subspan(1);
+    if (!command.parallel) return command.run(nullptr, rest);
+    Process process(&argc, &argv);
+    log::set_rank(process.rank(), process.size());
+    return run_guard(&process, [&] { return command.run(&process, rest); });
+  });
 }

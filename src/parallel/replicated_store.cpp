@@ -35,6 +35,7 @@ class ReplicatedStore final : public ParamStore {
   }
 
   const LlamaTensors& tensors() const override { return c_.tensors; }
+  Device& device() override { return c_.ops.device(); }
   bool replicated() const override { return true; }
 
   WeightLease acquire(int block) override {

@@ -54,6 +54,7 @@ class ShardedStore final : public ParamStore {
   }
 
   const LlamaTensors& tensors() const override { return c_.tensors; }
+  Device& device() override { return c_.ops.device(); }
   bool replicated() const override { return false; }
 
   WeightLease acquire(int block) override {

@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "llmft/device/device.hpp"
 #include "llmft/model/llama_tensors.hpp"
 #include "llmft/tensor/tensor.hpp"
 
@@ -46,6 +47,7 @@ class ParamStore {
  public:
   virtual ~ParamStore() = default;
   virtual const LlamaTensors& tensors() const = 0;
+  virtual Device& device() = 0;
 
   virtual WeightLease acquire(int block) = 0;
   // A hint that acquire(block) comes soon.

@@ -1,0 +1,184 @@
+#include "llmft/model/model_folder.hpp"
+
+#include <cmath>
+#include <cstring>
+#include <nlohmann/json.hpp>
+
+#include "llmft/base/error.hpp"
+#include "llmft/base/file.hpp"
+#include "llmft/base/text.hpp"
+#include "llmft/model/llama_config.hpp"
+#include "llmft/model/safetensors.hpp"
+
+namespace llmft {
+namespace fs = std::filesystem;
+namespace {
+
+std::vector<int64_t> public_shape(const PackedTensor& packed, const Member& member) {
+  bool norm = packed.role == Role::attn_norm || packed.role == Role::mlp_norm || packed.role == Role::final_norm;
+  if (norm) return {packed.cols};
+  return {member.rows, packed.cols};
+}
+
+// A block's frozen flat array in the compute dtype, adapter columns zero.
+std::vector<std::byte> read_frozen(const TensorFolder& folder, const Block& block, DType dtype) {
+  size_t width = size_of(dtype);
+  std::vector<std::byte> flat(static_cast<size_t>(block.frozen_numel) * width);
+  std::vector<std::byte> rows;
+  for (const PackedTensor& packed : block.tensors) {
+    for (const Member& member : packed.members) {
+      size_t row_bytes = static_cast<size_t>(packed.cols) * width;
+      size_t stride = static_cast<size_t>(packed.stored_cols()) * width;
+      std::byte* to = flat.data() + static_cast<size_t>(packed.offset) * width + static_cast<size_t>(member.row) * stride;
+      if (packed.extension == 0) {
+        folder.read_as(member.hf_name, public_shape(packed, member), dtype, to);
+        continue;
+      }
+      rows.resize(row_bytes * static_cast<size_t>(member.rows));
+      folder.read_as(member.hf_name, public_shape(packed, member), dtype, rows.data());
+      for (size_t r = 0; r < static_cast<size_t>(member.rows); ++r) std::memcpy(to + r * stride, rows.data() + r * row_bytes, row_bytes);
+    }
+  }
+  return flat;
+}
+
+void start_adapter(const Trainable& t, uint64_t seed, std::span<float> values) {
+  if (t.kind == TrainableKind::lora_b) return;  // zero
+  CounterRng rng(seed, hash64(t.name));
+  double bound = 1 / std::sqrt(static_cast<double>(t.cols));
+  for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>((2 * rng.uniform(i) - 1) * bound);
+}
+
+std::span<float> slice(std::vector<float>& flat, const Trainable& t) {
+  return std::span(flat).subspan(static_cast<size_t>(t.offset), static_cast<size_t>(t.numel()));
+}
+
+void copy_if_there(const fs::path& from, const fs::path& to) {
+  if (fs::exists(from)) write_file_atomic(to, read_file(from));
+}
+
+nlohmann::json parse_json(const fs::path& path) {
+  try {
+    return nlohmann::json::parse(read_file(path));
+  } catch (const nlohmann::json::exception& e) {
+    user_error("{}: not valid JSON ({})", path.string(), e.what());
+  }
+}
+
+}  // namespace
+
+void load_model(const fs::path& folder, const LlamaTensors& tensors, const Recipe& recipe, uint64_t seed, ParamStore& store) {
+  TensorFolder source(folder);
+  for (int b = 0; b < tensors.block_count(); ++b) {
+    const Block& block = tensors.block(b);
+    if (block.frozen_numel > 0) store.set_frozen(b, read_frozen(source, block, recipe.compute));
+    if (block.trainable_numel == 0) continue;
+    std::vector<float> master(static_cast<size_t>(block.trainable_numel));
+    for (const Trainable& t : block.trainables) {
+      const PackedTensor& packed = block.tensors[static_cast<size_t>(t.tensor)];
+      if (t.kind == TrainableKind::weight)
+        source.read_f32(t.name, public_shape(packed, packed.members[static_cast<size_t>(t.member)]), slice(master, t));
+      else
+        start_adapter(t, seed, slice(master, t));
+    }
+    store.set_master(b, master);
+  }
+  store.publish();
+}
+
+AdapterSpec read_adapter_config(const fs::path& folder) {
+  fs::path path = folder / "adapter_config.json";
+  nlohmann::json j = parse_json(path);
+  auto refuse = [&](const std::string& what) { user_error("{}: {}; only plain LoRA adapters can be used", path.string(), what); };
+  if (j.value("peft_type", "") != "LORA") refuse("peft_type is " + j.value("peft_type", nlohmann::json()).dump());
+  if (j.value("use_dora", false)) refuse("use_dora is true");
+  if (j.value("bias", "none") != "none") refuse("bias is " + j["bias"].dump());
+  for (const char* key : {"rank_pattern", "alpha_pattern", "modules_to_save", "layers_to_transform"})
+    if (j.contains(key) && !j[key].is_null() && !j[key].empty()) refuse(fmt::format("{} is set", key));
+  AdapterSpec spec;
+  try {
+    spec.rank = j.at("r").get<int64_t>();
+    spec.alpha = j.at("lora_alpha").get<double>();
+    spec.rslora = j.value("use_rslora", false);
+    const auto& targets = j.at("target_modules");
+    spec.targets = normalise_targets(targets.is_string() ? std::vector<std::string>{targets.get<std::string>()}
+                                                         : targets.get<std::vector<std::string>>());
+  } catch (const nlohmann::json::exception& e) {
+    user_error("{}: not a PEFT adapter config ({})", path.string(), e.what());
+  }
+  if (spec.rank <= 0) refuse("r is not positive");
+  return spec;
+}
+
+void load_adapter(const fs::path& folder, const LlamaTensors& tensors, ParamStore& store) {
+  TensorFolder source(folder / "adapter_model.safetensors");
+  for (int b = 0; b < tensors.block_count(); ++b) {
+    const Block& block = tensors.block(b);
+    if (block.trainable_numel == 0) continue;
+    std::vector<float> master(static_cast<size_t>(block.trainable_numel));
+    for (const Trainable& t : block.trainables) source.read_f32(t.name, {t.rows, t.cols}, slice(master, t));
+    store.set_master(b, master);
+  }
+  store.publish();
+}
+
+void save_adapter(const fs::path& folder, const LlamaTensors& tensors, const std::string& base, ParamStore& store, bool is_root) {
+  std::vector<std::vector<float>> masters;
+  for (int b = 0; b < tensors.block_count(); ++b) masters.push_back(store.read_master(b));
+  if (!is_root) return;
+  std::vector<OutTensor> out;
+  for (int b = 0; b < tensors.block_count(); ++b)
+    for (const Trainable& t : tensors.block(b).trainables)
+      out.push_back({t.name, SafetensorsType::f32, {t.rows, t.cols}, slice(masters[static_cast<size_t>(b)], t).data()});
+  const AdapterSpec& spec = tensors.adapter();
+  nlohmann::json config{{"peft_type", "LORA"},
+                        {"task_type", "CAUSAL_LM"},
+                        {"base_model_name_or_path", base},
+                        {"r", spec.rank},
+                        {"lora_dropout", 0.0},
+                        {"use_rslora", spec.rslora},
+                        {"use_dora", false},
+                        {"target_modules", spec.targets},
+                        {"bias", "none"},
+                        {"fan_in_fan_out", false},
+                        {"inference_mode", true},
+                        {"init_lora_weights", true},
+                        {"modules_to_save", nullptr},
+                        {"rank_pattern", nlohmann::json::object()},
+                        {"alpha_pattern", nlohmann::json::object()}};
+  if (spec.alpha == std::floor(spec.alpha))
+    config["lora_alpha"] = static_cast<int64_t>(spec.alpha);
+  else
+    config["lora_alpha"] = spec.alpha;
+  make_writable_folder(folder);
+  write_safetensors(folder / "adapter_model.safetensors", out, {{"format", "pt"}});
+  write_file_atomic(folder / "adapter_config.json", config.dump(2) + "\n");
+}
+
+void save_model(const fs::path& folder, const fs::path& source, const LlamaTensors& tensors, DType dtype, ParamStore& store, bool is_root) {
+  std::vector<std::vector<std::byte>> values;
+  std::vector<OutTensor> out;
+  for (int b = 0; b < tensors.block_count(); ++b) {
+    std::vector<float> master = store.read_master(b);
+    if (!is_root) continue;
+    const Block& block = tensors.block(b);
+    for (const Trainable& t : block.trainables) {
+      auto& bytes = values.emplace_back(static_cast<size_t>(t.numel()) * size_of(dtype));
+      visit_dtype(dtype, [&](auto tag) {
+        using T = decltype(tag);
+        convert(std::span<const float>(slice(master, t)), std::span(reinterpret_cast<T*>(bytes.data()), static_cast<size_t>(t.numel())));
+      });
+      const PackedTensor& packed = block.tensors[static_cast<size_t>(t.tensor)];
+      out.push_back({t.name, safetensors_type(dtype), public_shape(packed, packed.members[static_cast<size_t>(t.member)]), bytes.data()});
+    }
+  }
+  if (!is_root) return;
+  make_writable_folder(folder);
+  std::string config = config_json_with_dtype(read_file(source / "config.json"), dtype);
+  for (const char* name : {"generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"})
+    copy_if_there(source / name, folder / name);
+  write_safetensors(folder / "model.safetensors", out, {{"format", "pt"}});
+  write_file_atomic(folder / "config.json", config);
+}
+
+}  // namespace llmft

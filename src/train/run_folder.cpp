@@ -1,0 +1,172 @@
+#include "run_folder.hpp"
+
+#include <algorithm>
+#include <set>
+
+#include "llmft/base/error.hpp"
+#include "llmft/base/file.hpp"
+#include "llmft/base/text.hpp"
+#include "llmft/report/benchmarks.hpp"
+
+namespace llmft {
+namespace fs = std::filesystem;
+namespace {
+
+double median(std::vector<double> values) {
+  if (values.empty()) return 0;
+  auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  if (values.size() % 2 == 1) return *middle;
+  return (*middle + *std::max_element(values.begin(), middle)) / 2;
+}
+
+// Of what decides a run's numbers and speed, not of where it is written.
+std::string config_hash(const std::string& yaml) {
+  std::string kept;
+  for (const std::string& line : split(yaml, '\n')) {
+    bool place = line.starts_with("output:") || line.starts_with("results:") || line.starts_with("resume:") || line.starts_with("overwrite:");
+    if (!place) kept += line + "\n";
+  }
+  return hash_bytes(kept).substr(std::string("xxh3-128:").size(), 16);
+}
+
+}  // namespace
+
+RunFolder::RunFolder(const Process& process, const TrainOptions& options, const std::string& config_yaml)
+    : process_(process), o_(options), config_yaml_(config_yaml) {
+  if (process.is_root()) {
+    make_writable_folder(o_.output);
+    if (fs::exists(path("run.json")) && !o_.resume) {
+      if (!o_.overwrite)
+        user_error("{}: holds a run already; give --resume to go on with it, --overwrite to delete it, or another --output", o_.output);
+      for (const char* name : {"run.json", "config.yaml", "steps.csv", "timing.csv", "memory.csv", "checkpoints", "adapter", "model"})
+        fs::remove_all(path(name));
+    }
+    fs::remove(path("requeue"));
+  }
+  process.barrier();
+}
+
+void RunFolder::start(const Device& device) {
+  std::vector<std::string> hosts;
+  std::set<std::string> seen;
+  for (const std::string& host : process_.all_gather(process_.host()))
+    if (seen.insert(host).second) hosts.push_back(host);
+  report_.command = "train";
+  report_.started = utc_now();
+  report_.hosts = hosts;
+  report_.ranks = process_.size();
+  report_.nodes = static_cast<int64_t>(hosts.size());
+  report_.device = device.name();
+  report_.build.cuda = cuda_build_version();
+  report_.config_hash = config_hash(config_yaml_);
+  if (!process_.is_root()) return;
+  write_file_atomic(path("config.yaml"), config_yaml_);
+  write_run_report(path("run.json"), report_);
+}
+
+void RunFolder::open_steps(int64_t last_step) {
+  if (!process_.is_root()) return;
+  if (last_step > 0)
+    steps_.emplace(path("steps.csv"), last_step);
+  else
+    steps_.emplace(path("steps.csv"));
+}
+
+void RunFolder::count_step(const StepRow& row, int64_t samples) {
+  last_loss_ = row.loss;
+  if (steps_seen_++ < o_.timing_warmup) return;
+  step_seconds_.push_back(row.step_time_s);
+  tokens_per_s_.push_back(row.tokens_per_s);
+  supervised_per_s_.push_back(row.supervised_tokens_per_s);
+  samples_per_s_.push_back(static_cast<double>(samples) / row.step_time_s);
+  if (row.mfu) mfus_.push_back(*row.mfu);
+}
+
+void RunFolder::note_validation(double loss) {
+  if (!first_valid_) first_valid_ = loss;
+  last_valid_ = loss;
+}
+
+void RunFolder::write_step(const StepRow& row) {
+  if (steps_) steps_->append(row);
+}
+
+void RunFolder::leave_requeue_mark(int64_t step) {
+  if (process_.is_root()) write_file_atomic(path("requeue"), fmt::format("stopped by a signal after step {}\n", step));
+}
+
+void RunFolder::finish(const TrainState& state, const Device& device, const Outcome& outcome) {
+  std::vector<MemoryRow> memory;
+  for (int p = 0; p < kMemoryParts; ++p) {
+    auto part = static_cast<MemoryPart>(p);
+    memory.emplace_back(name_of(part), device.peak_bytes(part));
+  }
+  memory.emplace_back("total", device.bytes_held());
+  memory.emplace_back("peak", device.peak_bytes());
+  std::vector<std::string> timing_texts = process_.all_gather(timing_rows(process_.rank(), timer_));
+  std::vector<std::string> memory_texts = process_.all_gather(memory_rows(process_.rank(), memory));
+  double peak[] = {static_cast<double>(device.peak_bytes())};
+  process_.all_reduce_max(peak);
+  if (!process_.is_root()) return;
+  write_timing_table(path("timing.csv"), timing_texts);
+  write_memory_table(path("memory.csv"), memory_texts);
+
+  BenchmarkRow row;
+  row.time_utc = utc_now();
+  row.run = fs::path(o_.output).lexically_normal().filename().string();
+  if (row.run.empty()) row.run = fs::path(o_.output).lexically_normal().parent_path().filename().string();
+  row.host = process_.host();
+  row.device = device.name();
+  row.version = report_.build.version;
+  row.command = "train";
+  row.precision = name_of(o_.precision);
+  row.strategy = name_of(o_.strategy);
+  row.mode = o_.adapter_rank == 0 && o_.adapter_init.empty() ? "full" : "lora";
+  row.adapter_rank = row.mode == "full" ? 0 : o_.adapter_rank;
+  row.ranks = report_.ranks;
+  row.nodes = report_.nodes;
+  row.pack_tokens = o_.pack_tokens;
+  row.batch_packs = o_.batch_packs;
+  row.steps = state.step;
+  row.samples = state.samples;
+  row.tokens = state.tokens;
+  row.supervised_tokens = state.supervised_tokens;
+  row.samples_per_s = median(samples_per_s_);
+  row.tokens_per_s = median(tokens_per_s_);
+  row.supervised_tokens_per_s = median(supervised_per_s_);
+  row.step_time_median_s = median(step_seconds_);
+  if (row.tokens_per_s > 0) row.epoch_time_s = outcome.tokens_per_epoch / row.tokens_per_s;
+  row.training_time_s = state.seconds;
+  row.peak_memory_bytes = static_cast<uint64_t>(peak[0]);
+  if (!mfus_.empty()) row.mfu = median(mfus_);
+  row.loss_first = state.first_loss;
+  row.loss_last = last_loss_;
+  row.valid_loss = last_valid_;
+  row.config_hash = report_.config_hash;
+
+  report_.finished = true;
+  report_.results = {{"steps", state.step},
+                     {"planned_steps", outcome.planned_steps},
+                     {"early_stopped", outcome.early_stopped},
+                     {"skipped_steps", state.skipped},
+                     {"precision", row.precision},
+                     {"strategy", row.strategy},
+                     {"mode", row.mode},
+                     {"samples", state.samples},
+                     {"tokens", state.tokens},
+                     {"supervised_tokens", state.supervised_tokens},
+                     {"tokens_per_s", row.tokens_per_s},
+                     {"supervised_tokens_per_s", row.supervised_tokens_per_s},
+                     {"step_time_median_s", row.step_time_median_s},
+                     {"training_time_s", state.seconds},
+                     {"peak_memory_bytes", static_cast<int64_t>(row.peak_memory_bytes)},
+                     {"loss_first", state.first_loss},
+                     {"loss_last", last_loss_}};
+  if (first_valid_) report_.results.emplace_back("valid_loss_first", *first_valid_);
+  if (last_valid_) report_.results.emplace_back("valid_loss_last", *last_valid_);
+  write_run_report(path("run.json"), report_);
+  if (!o_.results.empty()) append_benchmark(o_.results, row);
+}
+
+}  // namespace llmft

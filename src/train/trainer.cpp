@@ -1,0 +1,381 @@
+#include "llmft/train/trainer.hpp"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <thread>
+
+#include "batches.hpp"
+#include "interrupt.hpp"
+#include "llmft/base/clock.hpp"
+#include "llmft/base/error.hpp"
+#include "llmft/base/log.hpp"
+#include "llmft/base/progress.hpp"
+#include "llmft/base/text.hpp"
+#include "llmft/data/shard_set.hpp"
+#include "llmft/model/llama.hpp"
+#include "llmft/model/model_folder.hpp"
+#include "llmft/tokenizer/tokenizer.hpp"
+#include "llmft/train/checkpoint.hpp"
+#include "run_folder.hpp"
+
+namespace llmft {
+namespace fs = std::filesystem;
+namespace {
+
+HostBatch view_of(const Pack& pack) { return {pack.tokens, pack.positions, pack.cu_seqlens, pack.loss_rows, pack.targets}; }
+
+double sum_squared_lengths(const Pack& pack) {
+  double total = 0;
+  for (size_t i = 1; i < pack.cu_seqlens.size(); ++i) total += std::pow(pack.cu_seqlens[i] - pack.cu_seqlens[i - 1], 2);
+  return total;
+}
+
+AdapterSpec adapter_of(const TrainOptions& o) {
+  if (!o.adapter_init.empty()) return read_adapter_config(o.adapter_init);
+  if (o.adapter_rank == 0) return {};
+  return {o.adapter_rank, o.adapter_alpha, o.adapter_rslora, normalise_targets(o.adapter_targets)};
+}
+
+// Shards of another tokenizer train without an error and yield nonsense: compare with the model's own, where it has one.
+ShardExpectation expectation_of(const TrainOptions& o, const LlamaConfig& config) {
+  ShardExpectation expected{"", "", static_cast<uint64_t>(config.vocab_size)};
+  if (fs::exists(fs::path(o.model) / "tokenizer.json") || fs::exists(fs::path(o.model) / "tokenizer.model")) {
+    auto tokenizer = load_tokenizer(o.model);
+    Manifest manifest = read_manifest(o.data);
+    // the same vocabulary exists as two files of different form; only like forms can be compared
+    if (manifest.tokenizer.kind == tokenizer->kind()) {
+      expected.tokenizer_kind = tokenizer->kind();
+      expected.tokenizer_hash = tokenizer->file_hash();
+    }
+  }
+  return expected;
+}
+
+int thread_count(const TrainOptions& o, const Process& process) {
+  if (o.deterministic) return 1;  // OpenBLAS sums in another order for another number of threads
+  if (o.threads > 0) return static_cast<int>(o.threads);
+  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()) / process.local_size());
+}
+
+std::unique_ptr<Device> make_device(const TrainOptions& o) {
+  if (o.device == DeviceChoice::cuda)
+    user_error("--device cuda: this version trains on the CPU only (its CUDA backend is not built yet); use --device cpu");
+  return make_cpu_device();
+}
+
+// One training run on this rank.
+class Trainer {
+ public:
+  Trainer(const Process& process, const TrainOptions& options, const std::string& config_yaml)
+      : process_(process),
+        o_(options),
+        recipe_(make_recipe(options.precision)),
+        device_(make_device(options)),
+        ops_(make_cpu_ops(*device_, recipe_.matmul, thread_count(options, process))),
+        comm_(make_host_comm(process)),
+        config_(load_llama_config(options.model)),
+        tensors_(config_, adapter_of(options)),
+        shards_(options.data, expectation_of(options, config_)),
+        loader_(shards_, {options.pack_tokens, static_cast<uint64_t>(options.seed), LoadOrder::shuffled}),
+        batches_(loader_, options.batch_packs, process.rank(), process.size()),
+        folder_(process, options, config_yaml) {
+    {
+      auto timed = folder_.phase("load");
+      Reduction reduction = options.deterministic ? Reduction::tree : Reduction::fast;
+      store_ = make_param_store(options.strategy, {tensors_, recipe_, *ops_, *comm_, reduction});
+      load_model(options.model, tensors_, recipe_, static_cast<uint64_t>(options.seed), *store_);
+      if (!options.adapter_init.empty()) load_adapter(options.adapter_init, tensors_, *store_);
+      optimizer_ = std::make_unique<AdamW>(options.adamw, *ops_, *store_, process);
+      llama_ = std::make_unique<Llama>(tensors_, recipe_, *ops_, *store_, LlamaLimits{options.pack_tokens});
+    }
+    open_validation();
+    plan_steps();
+  }
+
+  TrainEnd run();
+
+ private:
+  void open_validation();
+  void plan_steps();
+  std::string settings() const;
+  void one_step();
+  double validate();
+  bool validate_and_judge(StepRow* row);
+  void save();
+  void end_of_run(bool early);
+  [[noreturn]] void stop_on_bad_loss(const std::vector<PackPosition>& step, std::span<const double> losses);
+
+  const Process& process_;
+  const TrainOptions& o_;
+  Recipe recipe_;
+  std::unique_ptr<Device> device_;
+  std::unique_ptr<Ops> ops_;
+  std::unique_ptr<Comm> comm_;
+  LlamaConfig config_;
+  LlamaTensors tensors_;
+  ShardSet shards_;
+  Loader loader_;
+  Batches batches_;
+  RunFolder folder_;
+  std::unique_ptr<ParamStore> store_;
+  std::unique_ptr<AdamW> optimizer_;
+  std::unique_ptr<Llama> llama_;
+  std::unique_ptr<ShardSet> valid_shards_;
+  std::unique_ptr<Loader> valid_loader_;
+  Schedule schedule_;
+  LossScaler scaler_{recipe_, o_.loss_scale, o_.loss_scale_interval};
+  TrainState state_;
+  StepRow row_;  // of the step just done
+  bool interrupted_ = false;
+  int64_t last_checkpoint_ = -1;
+  Stopwatch session_;
+  double seconds_before_ = 0;
+};
+
+void Trainer::open_validation() {
+  fs::path valid = fs::path(o_.data) / "valid";
+  if (!fs::exists(valid / "manifest.json")) return;
+  valid_shards_ = std::make_unique<ShardSet>(valid, ShardExpectation{"", "", static_cast<uint64_t>(config_.vocab_size)});
+  if (valid_shards_->size() == 0) return;
+  valid_loader_ = std::make_unique<Loader>(*valid_shards_, LoaderOptions{o_.pack_tokens, 0, LoadOrder::sequential});
+}
+
+void Trainer::plan_steps() {
+  auto per_epoch = static_cast<double>(loader_.packs_in_epoch(0));
+  schedule_.total_steps = o_.steps > 0 ? o_.steps
+                                       : std::max<int64_t>(1, static_cast<int64_t>(std::ceil(o_.epochs * per_epoch / static_cast<double>(o_.batch_packs))));
+  schedule_.kind = o_.schedule;
+  schedule_.peak = o_.lr;
+  schedule_.min_ratio = o_.min_lr_ratio;
+  schedule_.warmup_steps =
+      o_.warmup_steps > 0 ? o_.warmup_steps : static_cast<int64_t>(std::ceil(o_.warmup_ratio * static_cast<double>(schedule_.total_steps)));
+}
+
+std::string Trainer::settings() const {
+  return fmt::format("precision={} seed={} pack_tokens={} batch_packs={} data={} lr={} schedule={} clip={} weight_decay={} betas={},{} eps={}",
+                     name_of(o_.precision), o_.seed, o_.pack_tokens, o_.batch_packs, shards_.manifest().fingerprint, number(o_.lr),
+                     static_cast<int>(o_.schedule), number(o_.clip), number(o_.adamw.weight_decay), number(o_.adamw.beta1),
+                     number(o_.adamw.beta2), number(o_.adamw.eps));
+}
+
+void Trainer::stop_on_bad_loss(const std::vector<PackPosition>& step, std::span<const double> losses) {
+  for (size_t i = 0; i < losses.size(); ++i) {
+    if (std::isfinite(losses[i])) continue;
+    Pack pack = loader_.pack(step[i].epoch, step[i].index);
+    std::string rows = fmt::format("{}", fmt::join(pack.rows.begin(), pack.rows.begin() + static_cast<int64_t>(std::min<size_t>(8, pack.rows.size())), ", "));
+    std::string saved = last_checkpoint_ < 0 ? "none was written" : fmt::format("step {} in {}", last_checkpoint_, (fs::path(o_.output) / "checkpoints").string());
+    user_error("step {}: the loss is {} (rank {}, source rows {}{}); last good checkpoint: {}. Lower train.lr, use --precision bf16 or fp32, or "
+               "look at these rows",
+               state_.step + 1, number(losses[i]), i % static_cast<size_t>(process_.size()), rows, pack.rows.size() > 8 ? ", ..." : "", saved);
+  }
+  internal_error("stop_on_bad_loss without a bad loss");
+}
+
+void Trainer::one_step() {
+  Stopwatch step_time;
+  PackPosition position{state_.epoch, state_.pack};
+  std::vector<PackPosition> step = batches_.take(position);
+  int64_t scored = batches_.loss_tokens(step);
+  if (scored == 0) user_error("step {}: none of its samples has a supervised token; check how the data was preprocessed", state_.step + 1);
+
+  double data_wait = 0;
+  double flops = 0;
+  auto packs = static_cast<size_t>(o_.batch_packs);
+  enum { kTokens, kSamples, kFlops, kInterrupt, kCounters };
+  std::vector<double> shared(packs + kCounters);
+  auto scale = static_cast<float>(scaler_.scale() / static_cast<double>(scored));
+  store_->zero_gradients();
+  for (int64_t j = 0; j < batches_.micro_steps(); ++j) {
+    Stopwatch wait;
+    Pack pack = batches_.pack(step, j, position);
+    data_wait += wait.seconds();
+    folder_.add_phase("data_wait", wait.seconds());
+    auto timed = folder_.phase("forward_backward");
+    shared[static_cast<size_t>(j * process_.size() + process_.rank())] = llama_->forward_backward(view_of(pack), scale);
+    shared[packs + kTokens] += static_cast<double>(pack.tokens.size());
+    shared[packs + kSamples] += static_cast<double>(pack.rows.size());
+    flops += training_flops(tensors_, static_cast<double>(pack.tokens.size()), static_cast<double>(pack.loss_rows.size()), sum_squared_lengths(pack));
+  }
+  shared[packs + kFlops] = flops;
+  shared[packs + kInterrupt] = InterruptWatch::requested() ? 1 : 0;
+  double norm = 0;
+  {
+    auto timed = folder_.phase("reduce");
+    // each loss is set on one rank and zero on the others, so the sum is exact and its order fixed
+    process_.all_reduce_sum(std::span(shared));
+    store_->finish_gradients();
+    norm = optimizer_->gradient_norm() / scaler_.scale();
+  }
+  double loss = 0;
+  for (size_t i = 0; i < packs; ++i) loss += shared[i];
+  loss /= static_cast<double>(scored);
+  if (!std::isfinite(loss)) stop_on_bad_loss(step, std::span(shared).first(packs));
+  interrupted_ = shared[packs + kInterrupt] > 0;
+
+  bool finite = std::isfinite(norm);
+  double scale_used = scaler_.scale();
+  if (!finite && !recipe_.loss_scaling)
+    user_error("step {}: the gradient norm is {} (the loss, {}, is finite); lower train.lr or use --precision fp32", state_.step + 1, number(norm), number(loss));
+  bool apply = scaler_.update(finite);
+  double lr = schedule_.at(state_.step);
+  if (apply) {
+    auto timed = folder_.phase("optimizer");
+    optimizer_->step(lr, clip_factor(norm, o_.clip) / scale_used);
+  } else {
+    log::info("step {}: gradient overflow, update skipped, loss scale {} -> {}", state_.step + 1, number(scale_used), number(scaler_.scale()));
+    ++state_.skipped;
+  }
+
+  double seconds = step_time.seconds();
+  if (state_.step == 0) state_.first_loss = loss;
+  ++state_.step;
+  state_.updates = optimizer_->updates();
+  state_.epoch = position.epoch;
+  state_.pack = position.index;
+  state_.scaler = scaler_.state();
+  auto tokens = static_cast<int64_t>(shared[packs + kTokens]);
+  state_.tokens += tokens;
+  state_.supervised_tokens += scored;
+  state_.samples += static_cast<int64_t>(shared[packs + kSamples]);
+
+  row_ = {};
+  row_.step = state_.step;
+  row_.epoch = static_cast<double>(step.back().epoch) + static_cast<double>(step.back().index + 1) / static_cast<double>(loader_.packs_in_epoch(step.back().epoch));
+  row_.loss = loss;
+  row_.lr = lr;
+  row_.grad_norm = norm;
+  row_.tokens = tokens;
+  row_.supervised_tokens = scored;
+  row_.tokens_per_s = static_cast<double>(tokens) / seconds;
+  row_.supervised_tokens_per_s = static_cast<double>(scored) / seconds;
+  row_.step_time_s = seconds;
+  row_.data_wait_s = data_wait;
+  if (recipe_.loss_scaling) row_.loss_scale = scale_used;
+  row_.skipped = !apply;
+  if (o_.peak_tflops > 0) row_.mfu = shared[packs + kFlops] / seconds / (o_.peak_tflops * 1e12 * process_.size());
+  folder_.count_step(row_, static_cast<int64_t>(shared[packs + kSamples]));
+}
+
+double Trainer::validate() {
+  auto timed = folder_.phase("validation");
+  uint64_t packs = valid_loader_->packs_in_epoch(0);
+  if (o_.validate_packs > 0) packs = std::min(packs, static_cast<uint64_t>(o_.validate_packs));
+  std::vector<double> losses(packs);
+  double scored = 0;
+  auto ranks = static_cast<uint64_t>(process_.size());
+  // every rank makes the same number of forward passes: a sharded model gathers its weights together
+  for (uint64_t first = 0; first < packs; first += ranks) {
+    uint64_t mine = first + static_cast<uint64_t>(process_.rank());
+    Pack pack = valid_loader_->pack(0, std::min(mine, packs - 1));
+    double loss = llama_->loss(view_of(pack));
+    if (mine < packs) losses[mine] = loss;
+  }
+  for (uint64_t i = 0; i < packs; ++i) scored += static_cast<double>(valid_loader_->loss_tokens(0, i));
+  process_.all_reduce_sum(std::span(losses));
+  double total = 0;
+  for (double loss : losses) total += loss;
+  return total / scored;
+}
+
+// False: no better loss for too long, stop.
+bool Trainer::validate_and_judge(StepRow* row) {
+  if (!valid_loader_) return true;
+  double loss = validate();
+  if (row != nullptr) row->valid_loss = loss;
+  folder_.note_validation(loss);
+  log::info("step {}: validation loss {:.4f}", state_.step, loss);
+  if (state_.best_valid == 0 || loss < state_.best_valid) {
+    state_.best_valid = loss;
+    state_.bad_validations = 0;
+  } else {
+    ++state_.bad_validations;
+  }
+  return o_.patience == 0 || state_.bad_validations < o_.patience;
+}
+
+void Trainer::save() {
+  if (last_checkpoint_ == state_.step) return;
+  auto timed = folder_.phase("checkpoint");
+  state_.seconds = seconds_before_ + session_.seconds();
+  save_checkpoint(o_.output, state_, *store_, *optimizer_, process_, o_.checkpoint_keep);
+  last_checkpoint_ = state_.step;
+}
+
+void Trainer::end_of_run(bool early) {
+  save();
+  fs::path output = o_.output;
+  {
+    auto timed = folder_.phase("export");
+    if (tensors_.full_fine_tuning())
+      save_model(output / "model", o_.model, tensors_, recipe_.compute == DType::f32 ? DType::f32 : DType::bf16, *store_, process_.is_root());
+    else
+      save_adapter(output / "adapter", tensors_, o_.model, *store_, process_.is_root());
+  }
+  process_.barrier();
+  folder_.finish(state_, *device_, {schedule_.total_steps, static_cast<double>(loader_.tokens_in_epoch()), early});
+}
+
+TrainEnd Trainer::run() {
+  state_.layout = tensors_.layout_hash();
+  state_.settings = settings();
+  folder_.start(*device_);
+  InterruptWatch watch;
+  if (o_.resume) {
+    if (auto found = load_checkpoint(o_.output, state_.layout, state_.settings, *store_, *optimizer_, process_)) {
+      state_ = *found;
+      scaler_.restore(state_.scaler);
+      last_checkpoint_ = state_.step;
+      seconds_before_ = state_.seconds;
+      log::info("resuming after step {} of {}", state_.step, schedule_.total_steps);
+    } else {
+      log::info("no checkpoint in {}: starting at step 0", o_.output);
+    }
+  }
+  folder_.open_steps(state_.step);
+  log::info("{} parameters trained of {}, {} steps of {} packs x {} tokens on {} rank{}, {} {}", human_count(static_cast<double>(tensors_.trainable_count())),
+            human_count(static_cast<double>(config_.parameter_count())), schedule_.total_steps, o_.batch_packs, o_.pack_tokens, process_.size(),
+            process_.size() == 1 ? "" : "s", name_of(o_.strategy), name_of(o_.precision));
+  if (state_.step >= schedule_.total_steps) {
+    log::info("all {} steps are done already; give more --steps to go on", schedule_.total_steps);
+    return TrainEnd::already_finished;
+  }
+  bool go_on = state_.step > 0 || validate_and_judge(nullptr);
+  {
+    Progress progress("train", static_cast<uint64_t>(schedule_.total_steps));
+    while (go_on && state_.step < schedule_.total_steps) {
+      one_step();
+      bool last = state_.step == schedule_.total_steps;
+      if (last || (o_.validate_every > 0 && state_.step % o_.validate_every == 0)) go_on = validate_and_judge(&row_);
+      folder_.write_step(row_);
+      progress.update(static_cast<uint64_t>(state_.step),
+                      fmt::format("step {}  loss {:.4f}  {} tok/s ({} supervised)  {}{}", state_.step, row_.loss, human_count(row_.tokens_per_s),
+                                  human_count(row_.supervised_tokens_per_s), human_bytes(static_cast<double>(device_->peak_bytes())),
+                                  row_.mfu ? fmt::format("  MFU {:.1f}%", *row_.mfu * 100) : ""));
+      if (interrupted_) break;
+      if (!last && o_.checkpoint_every > 0 && state_.step % o_.checkpoint_every == 0) save();
+    }
+    progress.finish(fmt::format("step {}  loss {:.4f}", state_.step, row_.loss));
+  }
+  bool early = !go_on && state_.step < schedule_.total_steps;
+  if (interrupted_ && state_.step < schedule_.total_steps) {
+    save();
+    folder_.leave_requeue_mark(state_.step);
+    log::info("stopped by a signal after step {}; checkpoint written, go on with --resume", state_.step);
+    return TrainEnd::interrupted;
+  }
+  if (early) log::info("stopped early: no better validation loss {} times in a row", state_.bad_validations);
+  end_of_run(early);
+  return early ? TrainEnd::early_stopped : TrainEnd::finished;
+}
+
+}  // namespace
+
+TrainEnd run_training(const Process& process, const TrainOptions& options, const std::string& config_yaml) {
+  validate(options, process.size());
+  Trainer trainer(process, options, config_yaml);
+  return trainer.run();
+}
+
+}  // namespace llmft
