@@ -1,0 +1,23 @@
+// The file formats, each read into a tokenizer. content: the whole file; where: its path, for messages.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "llmft/tokenizer/tokenizer.hpp"
+
+namespace llmft {
+
+// tiktoken's format: a line an entry, base64 of its bytes, a blank, its rank, which is its id.
+bool looks_like_tiktoken(std::string_view content);
+std::unique_ptr<Tokenizer> load_tiktoken(std::string_view content, const std::string& where);
+
+// Hugging Face's tokenizer.json.
+bool looks_like_json(std::string_view content);
+std::unique_ptr<Tokenizer> load_hugging_face(std::string_view content, const std::string& where);
+
+// A serialized sentencepiece ModelProto.
+std::unique_ptr<Tokenizer> load_sentencepiece(std::string_view content, const std::string& where);
+
+}  // namespace llmft

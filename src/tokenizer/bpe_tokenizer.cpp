@@ -1,0 +1,229 @@
+// Encoding runs in batches of pieces, each stage over the whole batch: positions, keys and hashes with a
+// prefetch of the table's line, then the look-up. One piece at a time, every look-up would wait for memory.
+//
+// Invariant: the word table holds every entry of the vocabulary with what encode() gives for it, so a piece
+// that is missing from the table is not an entry of the vocabulary, and merging it is right.
+#include "llmft/tokenizer/bpe_tokenizer.hpp"
+
+#include <algorithm>
+#include <bit>
+
+#include "llmft/base/error.hpp"
+
+namespace llmft {
+namespace {
+
+constexpr size_t kBatch = 512;
+constexpr size_t kTableBytes = size_t{128} << 20;  // a bound per thread that encodes at the same time
+constexpr size_t kKeptScratch = size_t{16} << 20;
+constexpr size_t kLongestKept = 256;  // words beyond this hardly come twice
+
+size_t table_bytes(size_t vocabulary) {
+  return std::max(kTableBytes, vocabulary * 16 * sizeof(WordTable::Entry));
+}
+
+struct Batch {
+  size_t position[kBatch + 1];
+  WordKey key[kBatch];
+  uint64_t hash[kBatch];
+  TokenId ids[kBatch * 4];
+};
+
+}  // namespace
+
+struct BpeTokenizer::Workspace {
+  explicit Workspace(const WordTable& table) : words(table) {}
+  WordTable words;
+  SplitScratch split;
+  MergeTable::Scratch merge;
+  std::vector<TokenId> merged;
+  Batch batch;
+};
+
+class BpeTokenizer::Lease {
+ public:
+  explicit Lease(const BpeTokenizer& owner) : owner_(owner) {
+    {
+      std::lock_guard lock(owner.mutex_);
+      if (!owner.idle_.empty()) {
+        work_ = std::move(owner.idle_.back());
+        owner.idle_.pop_back();
+      }
+    }
+    if (!work_) work_ = std::make_unique<Workspace>(*owner.vocabulary_table_);
+  }
+  ~Lease() {
+    // A text of a gigabyte comes once: its scratch is not kept.
+    if (work_->split.blocks.capacity() * sizeof(BlockMasks) > kKeptScratch) work_->split = {};
+    if (work_->merge.symbols.capacity() * sizeof(TokenId) > kKeptScratch) work_->merge = {};
+    std::lock_guard lock(owner_.mutex_);
+    owner_.idle_.push_back(std::move(work_));
+  }
+  Lease(const Lease&) = delete;
+  Lease& operator=(const Lease&) = delete;
+  Workspace& operator*() { return *work_; }
+
+ private:
+  const BpeTokenizer& owner_;
+  std::unique_ptr<Workspace> work_;
+};
+
+BpeTokenizer::BpeTokenizer(BpeModel model, const std::string& where)
+    : kind_(std::move(model.kind)), special_(std::move(model.special)), splitter_(std::move(model.splitter)) {
+  if (model.vocabulary.size() > MergeTable::kMaxIds || model.merges.size() > MergeTable::kMaxMerges)
+    user_error(
+        "{}: {} ids and {} merges are more than this program handles ({} and {}); use another tokenizer",
+        where, model.vocabulary.size(), model.merges.size(), MergeTable::kMaxIds, MergeTable::kMaxMerges);
+
+  std::array<TokenId, 256> byte_ids;
+  std::array<bool, 256> have{};
+  for (size_t id = 0; id < model.vocabulary.size(); ++id) {
+    const std::string& bytes = model.vocabulary[id];
+    longest_entry_ = std::max(longest_entry_, bytes.size());
+    if (bytes.size() != 1) continue;
+    const auto byte = static_cast<unsigned char>(bytes[0]);
+    byte_ids[byte] = static_cast<TokenId>(id);
+    have[byte] = true;
+  }
+  for (size_t byte = 0; byte < 256; ++byte)
+    if (!have[byte])
+      user_error(
+          "{}: the vocabulary has no entry for byte 0x{:02X} (byte-level BPE needs all 256); this is not a "
+          "byte-level tokenizer, or the file is damaged",
+          where, byte);
+  merges_ = std::make_unique<MergeTable>(byte_ids, model.merges, model.ranks);
+
+  auto table = std::make_unique<WordTable>(table_bytes(model.vocabulary.size()));
+  MergeTable::Scratch scratch;
+  std::vector<TokenId> ids;
+  for (size_t id = 0; id < model.vocabulary.size(); ++id) {
+    const std::string& bytes = model.vocabulary[id];
+    if (bytes.empty()) continue;
+    ids.clear();
+    if (model.whole_piece == WholePiece::is_one_token)
+      ids.push_back(static_cast<TokenId>(id));
+    else
+      merges_->encode(bytes, ids, scratch);
+    const WordKey key = bytes.size() <= WordTable::kMaxShort
+                            ? WordTable::short_key(bytes.data(), bytes.size(), bytes.size())
+                            : WordTable::long_key(bytes);
+    table->insert(key, key.hash(), bytes, ids);
+  }
+  check(!table->full(), "the word table cannot hold the vocabulary");
+  vocabulary_table_ = std::move(table);
+
+  decoded_ = std::move(model.vocabulary);
+  auto all = special_;
+  all.insert(model.always_matched.begin(), model.always_matched.end());
+  for (const auto& [name, id] : all) {
+    if (id >= decoded_.size()) decoded_.resize(id + 1);
+    decoded_[id] = name;
+  }
+  always_matched_ = NameMatcher(std::move(model.always_matched));
+  all_names_ = NameMatcher(std::move(all));
+}
+
+BpeTokenizer::~BpeTokenizer() = default;
+
+void BpeTokenizer::encode(std::string_view text, std::vector<TokenId>& out) const {
+  encode_matching(text, always_matched_, out);
+}
+
+void BpeTokenizer::encode_with_special(std::string_view text, std::vector<TokenId>& out) const {
+  encode_matching(text, all_names_, out);
+}
+
+void BpeTokenizer::encode_matching(std::string_view text, const NameMatcher& names,
+                                   std::vector<TokenId>& out) const {
+  Lease work(*this);
+  if (names.empty()) return encode_text(text, *work, out);
+  names.walk(
+      text, [&](std::string_view part) { encode_text(part, *work, out); },
+      [&](TokenId id) { out.push_back(id); });
+}
+
+void BpeTokenizer::encode_text(std::string_view text, Workspace& work, std::vector<TokenId>& out) const {
+  if (text.empty()) return;
+  splitter_->split(text, work.split);
+  const std::vector<uint64_t>& starts = work.split.starts;
+  const size_t blocks = (text.size() + 63) / 64;
+  Batch& batch = work.batch;
+
+  size_t block = 0;
+  uint64_t bits = starts[0];
+  while (true) {
+    size_t count = 0;
+    while (true) {
+      while (bits == 0 && block + 1 < blocks) bits = starts[++block];
+      if (bits == 0) break;
+      const size_t at = block * 64 + static_cast<size_t>(std::countr_zero(bits));
+      batch.position[count] = at;
+      if (count == kBatch) break;  // the next batch's first piece ends this batch's last
+      bits &= bits - 1;
+      ++count;
+    }
+    if (count == 0) break;
+    if (count < kBatch || bits == 0) batch.position[count] = text.size();
+
+    for (size_t i = 0; i < count; ++i) {
+      const size_t at = batch.position[i];
+      const size_t size = batch.position[i + 1] - at;
+      batch.key[i] = size <= WordTable::kMaxShort
+                         ? WordTable::short_key(text.data() + at, size, text.size() - at)
+                         : WordKey{};  // matches empty entries only: count 0
+      batch.hash[i] = batch.key[i].hash();
+      work.words.prefetch(batch.hash[i]);
+    }
+
+    size_t filled = 0;
+    for (size_t i = 0; i < count; ++i) {
+      const WordTable::Entry* entry = work.words.home(batch.hash[i]);
+      const bool first = entry[0].key == batch.key[i];
+      const bool second = entry[1].key == batch.key[i];
+      entry += first ? 0 : 1;
+      const uint32_t found = first || second ? entry->ids[0] >> 24 : 0;
+      if (found != 0) [[likely]] {
+        std::memcpy(batch.ids + filled, entry->ids, sizeof entry->ids);
+        batch.ids[filled] &= WordTable::kIdMask;
+        filled += found;
+      } else {
+        out.insert(out.end(), batch.ids, batch.ids + filled);
+        filled = 0;
+        encode_missed(text.substr(batch.position[i], batch.position[i + 1] - batch.position[i]), work, out);
+      }
+    }
+    out.insert(out.end(), batch.ids, batch.ids + filled);
+  }
+}
+
+void BpeTokenizer::encode_missed(std::string_view piece, Workspace& work, std::vector<TokenId>& out) const {
+  if (piece.size() > std::max(kLongestKept, longest_entry_)) {
+    merges_->encode(piece, out, work.merge);
+    return;
+  }
+  const WordKey key = piece.size() <= WordTable::kMaxShort
+                          ? WordTable::short_key(piece.data(), piece.size(), piece.size())
+                          : WordTable::long_key(piece);
+  const uint64_t hash = key.hash();
+  if (work.words.find(key, hash, piece, out)) return;
+  work.merged.clear();
+  merges_->encode(piece, work.merged, work.merge);
+  out.insert(out.end(), work.merged.begin(), work.merged.end());
+  if (work.words.full())
+    work.words = *vocabulary_table_;  // start over: words of the text at hand come back first
+  work.words.insert(key, hash, piece, work.merged);
+}
+
+std::string BpeTokenizer::decode(std::span<const TokenId> ids) const {
+  std::string text;
+  for (TokenId id : ids) {
+    if (id >= decoded_.size())
+      user_error(
+          "tokenizer: id {} is not in the vocabulary (ids end at {}); these ids are another tokenizer's", id,
+          decoded_.size() - 1);
+    text += decoded_[id];
+  }
+  return text;
+}
+
+}  // namespace llmft
