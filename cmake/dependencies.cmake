@@ -60,7 +60,8 @@ message(STATUS "CUDA Toolkit: ${LLMFT_HAVE_CUDA} ${CUDAToolkit_VERSION}")
 
 add_library(llmft_flags INTERFACE)
 target_compile_options(llmft_flags INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor
-                       -Wno-missing-field-initializers)  # designated initialisers leave the rest at their defaults
+                       -Wno-missing-field-initializers  # designated initialisers leave the rest at their defaults
+                       $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>)  # false alarms on std::string in GCC 12 (PR 105651)
 if(LLMFT_WERROR)
   target_compile_options(llmft_flags INTERFACE -Werror)
 endif()

@@ -41,3 +41,5 @@ llmft_layer(cli DEPENDS train LIBRARIES nlohmann_json::nlohmann_json MPI::MPI_C)
 if(LLMFT_HAVE_CUDA)
   target_link_libraries(llmft_device PRIVATE CUDA::cudart_static)
 endif()
+# Open MPI's C++ bindings are not used; without this its header asks for libmpi_cxx, which newer versions lack.
+target_compile_definitions(llmft_comm PRIVATE OMPI_SKIP_MPICXX=1 MPICH_SKIP_MPICXX=1)

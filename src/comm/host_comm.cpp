@@ -25,6 +25,7 @@ class SelfComm final : public Comm {
   void reduce_scatter(const Tensor& full, const Tensor& shard) override { same(full, shard); }
   void all_to_all(const Tensor& sent, const Tensor& received) override { same(sent, received); }
   void broadcast(const Tensor&, int) override {}
+  void all_reduce_host(std::span<double>) override {}
 
  private:
   static void same(const Tensor& from, const Tensor& to) {
@@ -64,6 +65,9 @@ class MpiComm final : public Comm {
     check(sent.dtype == received.dtype && sent.numel() == received.numel() && sent.numel() % size_ == 0, "all_to_all sizes differ");
     int piece = count_of(sent) / size_;
     MPI_Alltoall(sent.data, piece, type_of(sent), received.data, piece, type_of(received), comm_);
+  }
+  void all_reduce_host(std::span<double> values) override {
+    MPI_Allreduce(MPI_IN_PLACE, values.data(), static_cast<int>(values.size()), MPI_DOUBLE, MPI_SUM, comm_);
   }
   void broadcast(const Tensor& x, int root) override { MPI_Bcast(x.data, count_of(x), type_of(x), root, comm_); }
 

@@ -7,8 +7,8 @@
 
 namespace llmft {
 
-AdamW::AdamW(const AdamWOptions& options, Ops& ops, ParamStore& store, const Process& process)
-    : options_(options), ops_(ops), store_(store), process_(process) {
+AdamW::AdamW(const AdamWOptions& options, Ops& ops, ParamStore& store, Comm& comm)
+    : options_(options), ops_(ops), store_(store), comm_(comm) {
   for (int b = 0; b < store.tensors().block_count(); ++b) {
     ShardRange range = store.local_range(b);
     int64_t n = range.end - range.begin;
@@ -39,7 +39,7 @@ double AdamW::gradient_norm() {
     ops_.chunk_sum_squares(store_.local_gradient(b), chunk, std::span(sums).subspan(first, count));
   }
   // every chunk is non-zero on one rank at most: adding the others' zeros is exact
-  if (!store_.replicated()) process_.all_reduce_sum(std::span(sums));
+  if (!store_.replicated()) comm_.all_reduce_host(sums);
   double total = 0;
   for (double s : sums) total += s;
   return std::sqrt(total);

@@ -87,7 +87,7 @@ class Trainer {
       store_ = make_param_store(options.strategy, {tensors_, recipe_, *ops_, *comm_, reduction});
       load_model(options.model, tensors_, recipe_, static_cast<uint64_t>(options.seed), *store_);
       if (!options.adapter_init.empty()) load_adapter(options.adapter_init, tensors_, *store_);
-      optimizer_ = std::make_unique<AdamW>(options.adamw, *ops_, *store_, process);
+      optimizer_ = std::make_unique<AdamW>(options.adamw, *ops_, *store_, *comm_);
       llama_ = std::make_unique<Llama>(tensors_, recipe_, *ops_, *store_, LlamaLimits{options.pack_tokens});
     }
     open_validation();

@@ -26,6 +26,8 @@ class Comm {
   // received [n * shard]: piece r is rank r's slice number rank() of its `sent`.
   virtual void all_to_all(const Tensor& sent, const Tensor& received) = 0;
   virtual void broadcast(const Tensor& x, int root) = 0;
+  // Host values, f64.
+  virtual void all_reduce_host(std::span<double> values) = 0;
 };
 
 // MPI for more than one rank, else SelfComm.

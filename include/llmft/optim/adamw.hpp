@@ -5,7 +5,7 @@
 #include <functional>
 #include <vector>
 
-#include "llmft/comm/process.hpp"
+#include "llmft/comm/comm.hpp"
 #include "llmft/model/param_store.hpp"
 #include "llmft/ops/ops.hpp"
 
@@ -20,7 +20,7 @@ struct AdamWOptions {
 
 class AdamW {
  public:
-  AdamW(const AdamWOptions& options, Ops& ops, ParamStore& store, const Process& process);
+  AdamW(const AdamWOptions& options, Ops& ops, ParamStore& store, Comm& comm);
 
   // L2 norm over all trainable parameters of all ranks, of the store's gradients as they are (loss scale included). The
   // same bits for any number of ranks and any strategy, given the same gradients. Collective. inf or nan if any is.
@@ -44,7 +44,7 @@ class AdamW {
   AdamWOptions options_;
   Ops& ops_;
   ParamStore& store_;
-  const Process& process_;
+  Comm& comm_;
   std::vector<Moments> moments_;
   int64_t updates_ = 0;
 };
