@@ -1,0 +1,372 @@
+// THE table of op cases, for every backend: fresh random inputs, odd and empty shapes, results against the
+// fp64 oracle. A result is allowed one rounding to its dtype and what f32 arithmetic adds (OpTest's slacks).
+#pragma once
+
+#include <array>
+
+#include "ops/op_test.hpp"
+
+namespace llmft::test {
+
+inline void test_embed(OpTest& t) {
+  for (int64_t tokens : {0, 1, 37}) {
+    Matrix table = t.normal(50, 19);
+    auto ids = t.integers(tokens, 50);
+    Tensor x = t.output(tokens, 19);
+    t.ops.embed(t.indices(ids), t.input(table), x);
+    t.expect_exactly("x", x, oracle::gather(table, ids));
+  }
+}
+
+inline void test_embed_backward(OpTest& t) {
+  for (int64_t tokens : {0, 1, 200}) {  // 200 tokens of 50: most come more than once
+    Matrix dx = t.normal(tokens, 19), before = t.normal_of(DType::f32, 50, 19), want = before;
+    auto ids = t.integers(tokens, 50);
+    Tensor dtable = t.in_place_of(DType::f32, before);
+    t.ops.embed_backward(t.indices(ids), t.input(dx), dtable);
+    Matrix added = oracle::scatter_add(dx, ids, 50);
+    for (size_t i = 0; i < want.values.size(); ++i) want.values[i] += added.values[i];
+    t.expect("dtable", dtable, want);
+  }
+}
+
+inline void test_norm(OpTest& t) {
+  constexpr float eps = 1e-5f;
+  for (auto [tokens, width, tail] :
+       {std::array{0, 16, 2}, {1, 1, 0}, {37, 67, 0}, {37, 67, 5}, {8, 128, 16}}) {
+    Matrix x = t.normal(tokens, width, 3), w = t.normal(1, width), a = t.normal(tail, width, 0.2);
+    Tensor y = t.output(tokens, width + tail), rstd = t.output_of(DType::f32, 1, tokens);
+    t.ops.norm(t.input(x), t.input(w), eps, tail == 0 ? Tensor{} : t.input(a), y, rstd);
+    t.expect("xn", y.col_range(0, width), oracle::norm(x, w, eps));
+    t.expect("rstd", rstd, oracle::norm_rstd(x, eps));
+    Matrix xn = t.read(y.col_range(0, width));
+    t.expect("tail", y.col_range(width, tail), oracle::matmul(Layout::nt, xn, a), {.slack = t.matmul_slack});
+  }
+}
+
+inline void test_norm_backward(OpTest& t) {
+  for (auto [tokens, width, tail] :
+       {std::array{0, 16, 2}, {1, 1, 0}, {37, 67, 0}, {37, 67, 5}, {8, 128, 16}}) {
+    Matrix x = t.normal(tokens, width, 3), w = t.normal(1, width), dy = t.normal(tokens, width);
+    Matrix b = t.normal(width, tail, 0.2), before = t.normal(tokens, width + tail);
+    Matrix dw_before = t.normal_of(DType::f32, 1, width);
+    Matrix rstd = oracle::norm_rstd(x, 1e-5).map([](double r) { return rounded_to(DType::f32, r); });
+    auto want = oracle::norm_backward(dy, x, w, rstd);
+    Matrix scaled = dy;
+    for (int64_t i = 0; i < tokens; ++i)
+      for (int64_t c = 0; c < width; ++c) scaled(i, c) *= w[c] * rstd[i];
+    double dx_terms = norm_of(scaled) + norm_of(before);
+    double dw_terms = norm_of(want.dw) + norm_of(dw_before);
+    for (int64_t i = 0; i < tokens; ++i)
+      for (int64_t c = 0; c < width; ++c) want.dx(i, c) += before(i, c);
+    for (int64_t c = 0; c < width; ++c) want.dw[c] += dw_before[c];
+
+    Tensor dw = t.in_place_of(DType::f32, dw_before);
+    for (const Tensor& dw_wanted : {dw, Tensor{}}) {
+      Tensor dx = t.in_place(before);
+      t.ops.norm_backward(t.input(dy), t.input(x), t.input(w), t.input_of(DType::f32, rstd),
+                          tail == 0 ? Tensor{} : t.input(b), dx, dw_wanted);
+      t.expect("dx", dx.col_range(0, width), want.dx, {.slack = t.f32_slack, .terms = dx_terms});
+      t.expect("tail", dx.col_range(width, tail),
+               oracle::matmul(Layout::nn, t.read(dx.col_range(0, width)), b), {.slack = t.matmul_slack});
+    }
+    t.expect("dw", dw, want.dw, {.slack = t.f32_slack, .terms = dw_terms});
+  }
+}
+
+inline double squared(double x) {
+  return x * x;
+}
+
+inline void test_matmul(OpTest& t) {
+  struct Scale {
+    float alpha, beta;
+    bool c_is_d;
+  };
+  for (auto [m, n, k] : {std::array{1, 1, 1},
+                         {1, 40, 33},
+                         {40, 1, 33},
+                         {5, 7, 3},
+                         {33, 65, 129},
+                         {64, 48, 80},
+                         {0, 5, 4},
+                         {6, 5, 0}})
+    for (Layout layout : {Layout::nt, Layout::nn, Layout::tn})
+      for (Scale s : {Scale{1, 0, true}, Scale{1, 1, true}, Scale{0.7f, -0.5f, false}})
+        for (DType out : {t.dtype, DType::f32}) {
+          INFO(fmt::format("m {} n {} k {}, layout {}, alpha {}, beta {}, out {}", m, n, k,
+                           static_cast<int>(layout), s.alpha, s.beta, name_of(out)));
+          Matrix a = layout == Layout::tn ? t.normal(k, m) : t.normal(m, k);
+          Matrix b = layout == Layout::nt ? t.normal(n, k) : t.normal(k, n);
+          Matrix c = t.normal_of(out, m, n, 3), want = oracle::matmul(layout, a, b);
+          Matrix terms = oracle::matmul(layout, a.map(squared), b.map(squared));
+          for (size_t i = 0; i < want.values.size(); ++i) {
+            double alpha = double{s.alpha}, beta = double{s.beta};
+            want.values[i] = alpha * want.values[i] + beta * c.values[i];
+            terms.values[i] = std::hypot(alpha * std::sqrt(terms.values[i]), beta * c.values[i]);
+          }
+          Tensor d = s.beta != 0 && s.c_is_d ? t.in_place_of(out, c) : t.output_of(out, m, n);
+          Tensor from = s.beta == 0 ? Tensor{} : s.c_is_d ? d : t.input_of(out, c);
+          t.ops.matmul(layout, t.input(a), t.input(b), d, s.alpha, s.beta, from);
+          t.expect("d", d, want, {.slack = t.matmul_slack, .terms = norm_of(terms)});
+        }
+}
+
+inline void test_rope(OpTest& t) {
+  for (auto [tokens, heads, dim] : {std::array{0, 2, 4}, {1, 1, 2}, {37, 3, 10}, {16, 4, 64}})
+    for (Direction direction : {Direction::forward, Direction::backward}) {
+      Matrix x = t.normal(tokens, heads * dim), table(40, dim);
+      for (int64_t p = 0; p < table.rows; ++p)
+        for (int64_t i = 0; i < dim / 2; ++i) {
+          double angle = static_cast<double>(p) * std::pow(500.0, -2.0 * static_cast<double>(i) / dim);
+          table(p, i) = rounded_to(DType::f32, std::cos(angle));
+          table(p, dim / 2 + i) = rounded_to(DType::f32, std::sin(angle));
+        }
+      auto positions = t.integers(tokens, table.rows);
+      Tensor rotated = t.in_place(x);
+      t.ops.rope(rotated, t.indices(positions), t.input_of(DType::f32, table), direction);
+      t.expect("x", rotated, oracle::rope(x, positions, table, direction));
+    }
+}
+
+struct AttentionPack {
+  AttentionShape shape;
+  std::vector<int32_t> cu_seqlens;
+  int64_t tokens() const { return cu_seqlens.back(); }
+  int64_t q_width() const { return shape.heads * shape.head_dim; }
+  int64_t kv_width() const { return shape.kv_heads * shape.head_dim; }
+};
+
+// Documents of one token, of none, and of more than one block of 64 queries; grouped and equal heads.
+inline std::vector<AttentionPack> attention_packs() {
+  return {{{1, 1, 1}, {0, 1}},
+          {{4, 2, 8}, {0, 1, 2, 9, 9, 40}},
+          {{3, 3, 5}, {0, 63, 64, 129}},
+          {{4, 1, 32}, {0, 150, 220}},
+          {{2, 1, 64}, {0}}};
+}
+
+inline void test_attention(OpTest& t) {
+  for (const AttentionPack& p : attention_packs())
+    for (double scale : {1.0, 4.0}) {  // 4: scores of size 16 sqrt(D), all weight on a few keys
+      Matrix q = t.normal(p.tokens(), p.q_width(), scale), k = t.normal(p.tokens(), p.kv_width(), scale);
+      Matrix v = t.normal(p.tokens(), p.kv_width());
+      Tensor out = t.output(p.tokens(), p.q_width());
+      Tensor lse = t.output_of(DType::f32, p.tokens(), p.shape.heads);
+      t.ops.attention(p.shape, t.indices(p.cu_seqlens), t.input(q), t.input(k), t.input(v), out, lse);
+      auto want = oracle::attention(p.shape, p.cu_seqlens, q, k, v);
+      // a score of size s is off by up to s 2^-24 and so is its exponential, relatively
+      double slack = t.f32_slack * scale * scale;
+      t.expect("out", out, want.out, {.roundings = t.attention_roundings, .slack = slack});
+      t.expect("lse", lse, want.lse, {.slack = slack});
+    }
+}
+
+inline void test_attention_backward(OpTest& t) {
+  for (const AttentionPack& p : attention_packs()) {
+    Matrix q = t.normal(p.tokens(), p.q_width()), k = t.normal(p.tokens(), p.kv_width());
+    Matrix v = t.normal(p.tokens(), p.kv_width()), dout = t.normal(p.tokens(), p.q_width());
+    auto forward = oracle::attention(p.shape, p.cu_seqlens, q, k, v);
+    Matrix out = forward.out.map([&](double x) { return rounded_to(t.dtype, x); });
+    Matrix lse = forward.lse.map([](double x) { return rounded_to(DType::f32, x); });
+    Tensor dq = t.output(p.tokens(), p.q_width()), dk = t.output(p.tokens(), p.kv_width());
+    Tensor dv = t.output(p.tokens(), p.kv_width());
+    t.ops.attention_backward(p.shape, t.indices(p.cu_seqlens), t.input(q), t.input(k), t.input(v),
+                             t.input(out), t.input_of(DType::f32, lse), t.input(dout), dq, dk, dv);
+    auto want = oracle::attention_backward(p.shape, p.cu_seqlens, q, k, v, out, lse, dout);
+    // a lone token's dp - rowsum(dout out) cancels to nothing
+    double lone = p.tokens() == 1 ? norm_of(dout) * norm_of(v) : 0;
+    OpTest::Allow allow{.roundings = t.attention_roundings, .slack = 2 * t.f32_slack, .terms = lone};
+    t.expect("dq", dq, want.dq, allow);
+    t.expect("dk", dk, want.dk, allow);
+    t.expect("dv", dv, want.dv, allow);
+  }
+}
+
+// What one document gets does not depend on its neighbours, bit for bit, and its outputs send them no
+// gradient.
+inline void test_attention_isolation(OpTest& t) {
+  AttentionPack p{{4, 2, 16}, {0, 5, 6, 90, 160, 177}};
+  for (size_t document = 0; document + 1 < p.cu_seqlens.size(); ++document) {
+    int64_t begin = p.cu_seqlens[document], count = p.cu_seqlens[document + 1] - begin;
+    auto of_document = [&](const Matrix& x) { return x.row_range(begin, count).values; };
+    Matrix q = t.normal(p.tokens(), p.q_width()), k = t.normal(p.tokens(), p.kv_width());
+    Matrix v = t.normal(p.tokens(), p.kv_width()), dout(p.tokens(), p.q_width());
+    dout.put(begin, 0, t.normal(count, p.q_width()));
+    Matrix first[5];
+    for (int round = 0; round < 2; ++round) {
+      if (round == 1)  // other neighbours, far larger
+        for (Matrix* x : {&q, &k, &v}) {
+          Matrix other = t.normal(x->rows, x->cols, 50);
+          other.put(begin, 0, x->row_range(begin, count));
+          *x = other;
+        }
+      Tensor q_in = t.input(q), k_in = t.input(k), v_in = t.input(v), out = t.output(p.tokens(), p.q_width());
+      Tensor lse = t.output_of(DType::f32, p.tokens(), p.shape.heads), dq = t.output(p.tokens(), p.q_width());
+      Tensor dk = t.output(p.tokens(), p.kv_width()), dv = t.output(p.tokens(), p.kv_width());
+      Indices cu_seqlens = t.indices(p.cu_seqlens);
+      t.ops.attention(p.shape, cu_seqlens, q_in, k_in, v_in, out, lse);
+      t.ops.attention_backward(p.shape, cu_seqlens, q_in, k_in, v_in, out, lse, t.input(dout), dq, dk, dv);
+      int index = 0;
+      for (const Tensor& x : {out, lse, dq, dk, dv}) {
+        Matrix now = t.read(x);
+        if (round == 0) first[index] = now;
+        CHECK(of_document(now) == of_document(first[index]));
+        ++index;
+      }
+      for (const Tensor& gradient : {dq, dk, dv}) {
+        Matrix now = t.read(gradient);
+        int64_t nonzero = 0;
+        for (int64_t row = 0; row < now.rows; ++row)
+          for (int64_t c = 0; c < now.cols; ++c)
+            nonzero += (row < begin || row >= begin + count) && now(row, c) != 0;
+        CHECK(nonzero == 0);
+      }
+    }
+  }
+}
+
+inline void test_swiglu(OpTest& t) {
+  for (auto [tokens, width] : {std::array{0, 8}, {1, 1}, {37, 67}, {8, 128}}) {
+    Matrix gate_up = t.normal(tokens, 2 * width, 5), dh = t.normal(tokens, width);
+    Tensor h = t.output(tokens, width);
+    t.ops.swiglu(t.input(gate_up), h);
+    t.expect("h", h, oracle::swiglu(gate_up));
+
+    Tensor rebuilt = t.output(tokens, width);
+    for (const Tensor& h_wanted : {rebuilt, Tensor{}}) {
+      Tensor gradient = t.in_place(gate_up);
+      t.ops.swiglu_backward(t.input(dh), gradient, h_wanted);
+      t.expect("gate_up", gradient, oracle::swiglu_backward(dh, gate_up));
+    }
+    t.expect("rebuilt h", rebuilt, oracle::swiglu(gate_up));
+  }
+}
+
+inline void test_gather_scatter(OpTest& t) {
+  Matrix x = t.normal(50, 19);
+  for (const std::vector<int32_t>& rows : {std::vector<int32_t>{}, {49}, {3, 0, 49, 17, 18}}) {
+    auto count = static_cast<int64_t>(rows.size());
+    Tensor y = t.output(count, 19), back = t.output(50, 19);
+    t.ops.gather_rows(t.input(x), t.indices(rows), y);
+    t.expect_exactly("y", y, oracle::gather(x, rows));
+    Matrix gradient = t.normal(count, 19);
+    t.ops.scatter_rows(t.input(gradient), t.indices(rows), back);
+    t.expect_exactly("x", back, oracle::scatter_add(gradient, rows, 50));
+  }
+}
+
+inline void test_cross_entropy(OpTest& t) {
+  for (DType type : {t.dtype, DType::f32})
+    for (auto [rows, classes] : {std::array{0, 9}, {1, 1}, {13, 1001}, {37, 67}})
+      for (double offset : {0.0, 30000.0}) {  // an offset common to a row changes nothing
+        Matrix logits =
+            t.normal_of(type, rows, classes, 4).map([&](double x) { return rounded_to(type, x + offset); });
+        auto targets = t.integers(rows, classes);
+        constexpr float scale = 0.37f;
+        Tensor alone = t.output_of(DType::f32, 1, rows), loss = t.output_of(DType::f32, 1, rows);
+        Tensor gradient = t.in_place_of(type, logits);
+        t.ops.cross_entropy(t.input_of(type, logits), t.indices(targets), scale, alone, LossMode::loss_only);
+        t.ops.cross_entropy(gradient, t.indices(targets), scale, loss, LossMode::loss_and_gradient);
+        Matrix want = oracle::cross_entropy(logits, targets);
+        t.expect("loss alone", alone, want);
+        t.expect("loss", loss, want);
+        t.expect("logits", gradient, oracle::cross_entropy_gradient(logits, targets, double{scale}));
+      }
+}
+
+inline void test_convert(OpTest& t) {
+  for (DType to : {DType::f32, DType::bf16, DType::f16})
+    for (float scale : {1.0f, -0.3f})
+      for (auto [rows, cols] : {std::array{0, 3}, {1, 1}, {5, 37}, {1, 9001}}) {
+        Matrix x = t.normal(rows, cols);
+        Tensor y = t.output_of(to, rows, cols);
+        t.ops.convert(t.input(x), y, scale);
+        t.expect_exactly("y", y,
+                         x.map([&](double v) { return rounded_to(to, static_cast<float>(v) * scale); }));
+      }
+}
+
+// The rest works on f32 alone and is run in whatever dtype the test has.
+inline void test_add(OpTest& t) {
+  for (auto [rows, cols] : {std::array{0, 3}, {1, 1}, {5, 37}}) {
+    Matrix x = t.normal_of(DType::f32, rows, cols), y = t.normal_of(DType::f32, rows, cols), want = y;
+    Tensor sum = t.in_place_of(DType::f32, y);
+    t.ops.add(t.input_of(DType::f32, x), sum);
+    for (size_t i = 0; i < want.values.size(); ++i)
+      want.values[i] = rounded_to(DType::f32, want.values[i] + x.values[i]);
+    t.expect_exactly("to", sum, want);
+  }
+}
+
+inline void test_sums(OpTest& t) {
+  for (int64_t size : {0, 1, 15, 1000, 4099}) {
+    Matrix x = t.normal_of(DType::f32, 1, size);
+    Tensor on_device = t.input_of(DType::f32, x);
+    double total = 0, scale = 0;
+    for (double v : x.values) {
+      total += v;
+      scale += std::abs(v);
+    }
+    CHECK(std::abs(t.ops.sum(on_device) - total) <= 1e-13 * scale);  // f64 sums differ in order alone
+    constexpr int64_t chunk = 512;
+    std::vector<double> squares(static_cast<size_t>((size + chunk - 1) / chunk), -1.0);
+    t.ops.chunk_sum_squares(on_device, chunk, squares);
+    for (size_t i = 0; i < squares.size(); ++i) {
+      double want = 0;
+      for (int64_t j = static_cast<int64_t>(i) * chunk;
+           j < std::min(size, static_cast<int64_t>(i + 1) * chunk); ++j)
+        want += x[j] * x[j];
+      CHECK(std::abs(squares[i] - want) <= 1e-13 * want);
+    }
+  }
+}
+
+inline void test_adamw(OpTest& t) {
+  for (int64_t size : {0, 1, 1003}) {
+    Matrix p = t.normal_of(DType::f32, 1, size), m(1, size), v(1, size);
+    double before = norm_of(p);
+    Tensor p_dev = t.in_place_of(DType::f32, p), m_dev = t.in_place_of(DType::f32, m);
+    Tensor v_dev = t.in_place_of(DType::f32, v);
+    for (int step = 1; step <= 3; ++step) {
+      Matrix grad = t.normal_of(DType::f32, 1, size, 0.1);
+      AdamWParams a{1e-2f, 0.9f, 0.95f, 1e-8f, 0.1f, 0, 0, 0.5f};
+      a.correction1 = 1 - std::pow(a.beta1, static_cast<float>(step));
+      a.correction2 = 1 - std::pow(a.beta2, static_cast<float>(step));
+      t.ops.adamw(a, p_dev, m_dev, v_dev, t.input_of(DType::f32, grad));
+      for (int64_t i = 0; i < size; ++i) {
+        double g = double{a.grad_scale} * grad[i], lr = double{a.lr};
+        p[i] -= lr * double{a.weight_decay} * p[i];
+        m[i] = double{a.beta1} * m[i] + (1 - double{a.beta1}) * g;
+        v[i] = double{a.beta2} * v[i] + (1 - double{a.beta2}) * g * g;
+        p[i] -=
+            lr * (m[i] / double{a.correction1}) / (std::sqrt(v[i] / double{a.correction2}) + double{a.eps});
+      }
+    }
+    t.expect("p", p_dev, p, {.slack = t.f32_slack, .terms = before});
+    t.expect("m", m_dev, m, {.slack = t.f32_slack, .terms = 0.01 * std::sqrt(static_cast<double>(size))});
+    t.expect("v", v_dev, v);
+  }
+}
+
+inline const std::vector<OpCase>& op_cases() {
+  static const std::vector<OpCase> cases = {{"embed", test_embed},
+                                            {"embed_backward", test_embed_backward},
+                                            {"norm", test_norm},
+                                            {"norm_backward", test_norm_backward},
+                                            {"matmul", test_matmul},
+                                            {"rope", test_rope},
+                                            {"attention", test_attention},
+                                            {"attention_backward", test_attention_backward},
+                                            {"attention between documents", test_attention_isolation},
+                                            {"swiglu, swiglu_backward", test_swiglu},
+                                            {"gather_rows, scatter_rows", test_gather_scatter},
+                                            {"cross_entropy", test_cross_entropy},
+                                            {"convert", test_convert},
+                                            {"add", test_add},
+                                            {"sum, chunk_sum_squares", test_sums},
+                                            {"adamw", test_adamw}};
+  return cases;
+}
+
+}  // namespace llmft::test
