@@ -14,6 +14,7 @@ namespace {
 
 // Plain files are cut here so that several ranks share a large one; compressed ones cannot be.
 constexpr uint64_t kPieceBytes = uint64_t{16} << 20;
+constexpr size_t kLongestReason = 160;
 constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
 
 class JsonlReader : public RowReader {
@@ -73,11 +74,16 @@ class JsonlReader : public RowReader {
     return fmt::format("{}:{}", file_.path.string(), line_number(file_, lines_.line_begin()));
   }
 
-  [[noreturn]] void refuse(const std::string& what) const {
-    user_error("{}: {}; correct or remove the line", where(), what);
+  [[noreturn]] void refuse(const std::string& what) {
+    std::string place = where();
+    // Damaged compressed data can look like text until its checksum comes; then the damage is what to report.
+    std::string_view rest;
+    if (file_.format != SourceFormat::jsonl)
+      while (lines_.next(rest)) continue;
+    user_error("{}: {}; correct or remove the line", place, what);
   }
 
-  std::string_view field(const char* name) const {
+  std::string_view field(const char* name) {
     auto found = object_.find(name);
     if (found == object_.end()) refuse_keys();
     if (found->is_null()) return {};

@@ -105,8 +105,8 @@ class Folder {
         return;
       }
       settings = reader.origin().settings;
-    } catch (const UserError& e) {
-      log::warn("{}; it is made anew", e.what());
+    } catch (const UserError&) {
+      log::warn("{}: damaged or half a shard; it is made anew", path.string());
       stale_.push_back(path);
       return;
     }

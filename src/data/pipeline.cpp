@@ -119,8 +119,8 @@ class Writing {
     if (finished_.contains(shard)) {
       try {
         return summary(shard);
-      } catch (const UserError& e) {
-        log::warn("{}; it is made anew", e.what());
+      } catch (const UserError&) {
+        log::warn("{}: damaged shard; it is made anew", job_.train.shard(shard, job_.shards()).string());
       }
     }
     job_.write(shard, cursor_, maker_, between);

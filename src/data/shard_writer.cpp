@@ -16,9 +16,9 @@ using hdf5::Handle;
 
 namespace {
 
-constexpr hsize_t kTokenChunk = 64 * 1024;  // 256 KiB: one checksum each, the unit of a first read
-constexpr hsize_t kSampleChunk = 8 * 1024;
-constexpr size_t kTokenBuffer = 16 * kTokenChunk;
+constexpr hsize_t kTokenChunk = 32 * 1024;  // 128 KiB: one checksum each, the unit of a first read
+constexpr hsize_t kSampleChunk = 4 * 1024;
+constexpr size_t kTokenBuffer = 32 * kTokenChunk;
 
 }  // namespace
 

@@ -1,0 +1,355 @@
+"""llmft preprocess, end to end: the same bytes on any number of ranks, after a kill, and from any format; one clear
+error for each kind of bad input."""
+
+import ctypes
+import gzip
+import json
+import os
+import pathlib
+import random
+import shutil
+import signal
+import subprocess
+import time
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BINARY = os.environ.get("LLMFT_BINARY", str(ROOT / "llmft"))
+SAMPLE = ROOT / "inputs/tiny/sample.parquet"
+TOKENIZER = ROOT / "inputs/tiny/model"
+ENV = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", OMPI_MCA_mpi_yield_when_idle="1",
+           OMPI_MCA_btl_vader_single_copy_mechanism="none")
+
+
+def command(*args, ranks=1):
+    launcher = [] if ranks == 1 else ["mpirun", "--oversubscribe", "-n", str(ranks)]
+    return [*launcher, BINARY, "preprocess", *map(str, args)]
+
+
+def run(*args, ranks=1, timeout=120, **kwargs):
+    return subprocess.run(command(*args, ranks=ranks), env=ENV, capture_output=True, text=True, timeout=timeout, **kwargs)
+
+
+def preprocess(source, output, *args, ranks=1):
+    done = run("--input", source, "--tokenizer", TOKENIZER, "--output", output, *args, ranks=ranks)
+    assert done.returncode == 0, done.stderr
+    return json.loads((output / "manifest.json").read_text())
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def write_rows(path, count, seed=1, words=30):
+    """count different rows as JSON lines."""
+    rng = random.Random(seed)
+    with open(path, "w") as out:
+        for i in range(count):
+            text = " ".join(rng.choices(["owl", "river", "naïve", "42", "of", "the", "日本"], k=words))
+            out.write(json.dumps({"id": f"cot.{i}", "system_prompt": "Be brief." if i % 2 else "",
+                                  "question": f"{i}: {text}?", "response": text}) + "\n")
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    output = tmp_path_factory.mktemp("reference") / "out"
+    manifest = preprocess(SAMPLE, output, "--rows-per-shard", 100, "--validation", 0.1)
+    return manifest, contents(output), output
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_bytes_do_not_depend_on_the_number_of_ranks(reference, tmp_path, ranks):
+    preprocess(SAMPLE, tmp_path / "out", "--rows-per-shard", 100, "--validation", 0.1, ranks=ranks)
+    assert contents(tmp_path / "out") == reference[1]
+
+
+def test_manifest_adds_up(reference):
+    manifest, _, output = reference
+    valid = json.loads((output / "valid/manifest.json").read_text())
+    rows = pq.read_table(SAMPLE)
+    assert manifest["rows"] == rows.num_rows == manifest["kept"] + valid["kept"] + sum(manifest["drops"].values())
+    assert manifest["other_split"] == valid["kept"] and valid["other_split"] == manifest["kept"]
+    assert manifest["drops"] == valid["drops"]
+    assert [source["name"] for source in manifest["sources"]] == ["sample.parquet"]
+    for m in (manifest, valid):
+        for key, total in (("rows", "kept"), ("tokens", "tokens"), ("loss_tokens", "loss_tokens")):
+            assert sum(shard[key] for shard in m["shards"]) == m[total]
+    assert list(manifest) == sorted(manifest)
+    assert (manifest["split"], valid["split"]) == ("train", "validation")
+
+
+def test_h5py_reads_the_shards(reference):
+    manifest, _, output = reference
+    eot, bos = manifest["tokenizer"]["eot"], manifest["tokenizer"]["bos"]
+    lengths, rows = [], []
+    for shard in manifest["shards"]:
+        with h5py.File(output / shard["file"]) as file:
+            assert {name: str(file[name].dtype) for name in file} == {
+                "tokens": "uint32", "offsets": "uint64", "loss_start": "uint32", "row": "uint64"}
+            assert all(file[name].fletcher32 and file[name].chunks and file[name].compression is None for name in file)
+            assert file.attrs["format"] == b"llmft-shard"
+            assert file.attrs["format_version"] == 1
+            assert file.attrs["tokenizer_hash"].decode() == manifest["tokenizer"]["hash"]
+            tokens, offsets, start = file["tokens"][:], file["offsets"][:], file["loss_start"][:]
+            rows.extend(file["row"][:])
+        assert len(tokens) == shard["tokens"] == offsets[-1]
+        assert len(start) == shard["rows"] == len(offsets) - 1
+        length = np.diff(offsets)
+        lengths.extend(length)
+        assert (start >= 1).all() and (start < length).all()
+        assert (length - start).sum() == shard["loss_tokens"]
+        assert (tokens[offsets[1:] - 1] == eot).all()
+        assert (tokens[offsets[:-1]] == bos).all() and (tokens == bos).sum() == len(start)
+        assert tokens.max() < manifest["tokenizer"]["vocabulary_size"]
+    assert rows == sorted(set(rows))
+    lengths.sort()
+    for percent in (50, 90, 95, 99):  # nearest rank
+        assert manifest["lengths"][f"p{percent}"] == lengths[-(-len(lengths) * percent // 100) - 1]
+    assert (manifest["lengths"]["min"], manifest["lengths"]["max"]) == (lengths[0], lengths[-1])
+
+
+def test_formats_encodings_and_codecs_give_the_same_samples(tmp_path):
+    table = pq.read_table(SAMPLE).slice(0, 700)
+    lines = "".join(json.dumps(row) + "\n" for row in table.to_pylist()).encode()
+    inputs = {}
+
+    def parquet(name, data=table, **options):
+        inputs[name] = tmp_path / f"{name}.parquet"
+        pq.write_table(data, inputs[name], **options)
+
+    for codec in ("none", "snappy", "gzip", "zstd", "lz4", "brotli"):
+        parquet(codec, compression=codec, row_group_size=250)
+    parquet("plain", use_dictionary=False, data_page_size=100, write_batch_size=10)
+    parquet("delta", use_dictionary=False, column_encoding={c: "DELTA_BYTE_ARRAY" for c in table.column_names})
+    parquet("v2pages", data_page_version="2.0", data_page_size=1000, write_batch_size=10, write_page_checksum=True)
+    parquet("large", table.cast(pa.schema([(c, pa.large_string()) for c in table.column_names])))
+    parquet("dictionary", pa.table({c: table[c].dictionary_encode() for c in reversed(table.column_names)}))
+    parquet("required", table.cast(pa.schema([pa.field(c, pa.string(), nullable=False) for c in table.column_names])))
+    inputs["jsonl"] = tmp_path / "a.jsonl"
+    inputs["jsonl"].write_bytes(lines)
+    inputs["gzip lines"] = tmp_path / "a.jsonl.gz"
+    inputs["gzip lines"].write_bytes(gzip.compress(lines[:5000]) + gzip.compress(lines[5000:]))
+    inputs["zstd lines"] = tmp_path / "a.jsonl.zst"
+    inputs["zstd lines"].write_bytes(pa.compress(lines, codec="zstd", asbytes=True))
+    inputs["folder"] = tmp_path / "folder"
+    inputs["folder"].mkdir()
+    pq.write_table(table.slice(0, 300), inputs["folder"] / "a.parquet")
+    (inputs["folder"] / "b.jsonl").write_text("".join(json.dumps(row) + "\n" for row in table.slice(300).to_pylist()))
+    inputs["pattern"] = str(inputs["folder"]) + "/[ab].*"
+
+    def samples(source, name):
+        preprocess(source, tmp_path / "out" / name, "--rows-per-shard", 200)
+        arrays = []
+        for path in sorted((tmp_path / "out" / name).glob("*.h5")):
+            with h5py.File(path) as file:
+                arrays.append({key: file[key][:].tolist() for key in file})
+        return arrays
+
+    expected = samples(inputs.pop("none"), "none")
+    assert len(expected) == 4
+    for name, source in inputs.items():
+        assert samples(source, name) == expected, name
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_killed_and_run_again_gives_the_same_bytes(tmp_path, ranks):
+    write_rows(tmp_path / "in.jsonl", 20000)
+    args = ("--input", tmp_path / "in.jsonl", "--tokenizer", TOKENIZER, "--rows-per-shard", 200, "--validation", 0.05)
+    assert run(*args, "--output", tmp_path / "whole", ranks=4).returncode == 0
+    output = tmp_path / "killed"
+    process = subprocess.Popen(command(*args, "--output", output, ranks=ranks), env=ENV, stderr=subprocess.PIPE)
+    deadline = time.time() + 60
+    while len(list(output.glob("*.h5"))) < 5:
+        assert process.poll() is None and time.time() < deadline, "it was over before it could be killed"
+        time.sleep(0.002)
+    victims = [process.pid]
+    if ranks > 1:  # one rank dies; the launcher must end the others
+        children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        victims = [int(child) for child in children
+                   if os.path.basename(BINARY) in pathlib.Path(f"/proc/{child}/cmdline").read_text()][-1:]
+    os.kill(victims[0], signal.SIGKILL)
+    killed = time.time()
+    assert process.wait(timeout=30) != 0
+    assert time.time() - killed < 10
+    assert not (output / "manifest.json").exists()
+    finished = {path: path.stat().st_mtime_ns for path in output.glob("*.h5")
+                if (output / "valid" / path.name).exists()}
+    assert 0 < len(finished) < 100
+    done = run(*args, "--output", output, ranks=3)
+    assert done.returncode == 0, done.stderr
+    assert contents(output) == contents(tmp_path / "whole")
+    assert all(path.stat().st_mtime_ns == mtime for path, mtime in finished.items())
+
+
+def test_changed_settings_are_refused_unless_forced(tmp_path):
+    output = tmp_path / "out"
+    preprocess(SAMPLE, output)
+    before = contents(output)
+    done = run("--input", SAMPLE, "--tokenizer", TOKENIZER, "--output", output, "--max-length", 100)
+    assert done.returncode == 2
+    assert "max_length was 2048, is 100" in done.stderr and "--force" in done.stderr
+    assert contents(output) == before
+    manifest = preprocess(SAMPLE, output, "--max-length", 100, "--force")
+    assert manifest["drops"]["too_long"] > 0
+    assert preprocess(SAMPLE, output, "--max-length", 100) == manifest
+
+
+def test_preview_marks_the_supervised_text_and_writes_nothing(tmp_path):
+    done = run("--input", SAMPLE, "--tokenizer", TOKENIZER, "--preview", 3, cwd=tmp_path)
+    assert done.returncode == 0
+    assert done.stdout.count("<|begin_of_text|>") == 3
+    assert done.stdout.count("<|end_header_id|>\n\n[[") == done.stdout.count("<|eot_id|>]]\n") == 3
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_has_examples():
+    done = run("--help")
+    assert done.returncode == 0
+    assert "mpirun -n 8 llmft preprocess" in done.stdout and "--max-length" in done.stdout
+
+
+def bad_inputs(folder):
+    """name -> (arguments, what the error says)"""
+    table = pq.read_table(SAMPLE)
+    cases = {}
+
+    def case(name, says, source=SAMPLE, tokenizer=TOKENIZER, output=folder / "out", *more):
+        cases[name] = (["--input", source, "--tokenizer", tokenizer, "--output", output, *more], says)
+
+    def file(name, content):
+        (folder / name).write_bytes(content)
+        return folder / name
+
+    whole = SAMPLE.read_bytes()
+    lines = "".join(json.dumps(row) + "\n" for row in table.to_pylist()).encode()
+    packed = gzip.compress(lines)
+    case("missing file", "none.parquet: cannot read", folder / "none.parquet")
+    case("no match", "no file matches", str(folder) + "/*.none")
+    (folder / "empty").mkdir()
+    case("empty folder", "nothing to read", folder / "empty")
+    case("unknown suffix", "unknown kind of file", file("a.csv", b"a,b\n"))
+    case("truncated parquet", "not a whole Parquet file", file("cut.parquet", whole[:-1000]))
+    case("damaged parquet", "cannot decode row group", file("bad.parquet", whole[:500] + b"\x55" * 8000 + whole[8500:]))
+    renamed = table.rename_columns(["id", "system_prompt", "question", "respones"])
+    pq.write_table(renamed, folder / "renamed.parquet")
+    case("wrong columns", "no column response (it has: id, system_prompt, question, respones); nearest: 'respones'",
+         folder / "renamed.parquet")
+    pq.write_table(table.set_column(2, "question", pa.array(range(len(table)))), folder / "typed.parquet")
+    case("wrong type", "column question is INT64", folder / "typed.parquet")
+    case("cut gzip", "corrupt gzip data", file("cut.jsonl.gz", packed[:-100]))
+    case("damaged gzip", "corrupt gzip data", file("bad.jsonl.gz", packed[:5000] + b"\x00" * 100 + packed[5100:]))
+    case("malformed line", "bad.jsonl:2401: not valid JSON", file("bad.jsonl", lines + b'{"question": \n'))
+    case("wrong keys", "keys.jsonl:1: no column system_prompt, question, response",
+         file("keys.jsonl", b'{"instruction": "x", "output": "y"}\n'))
+    case("no rows", "no rows in the input", file("none.jsonl", b"\n"))
+    case("no tokenizer", "none", SAMPLE, folder / "none")
+    case("output is a file", "cannot make this folder", SAMPLE, TOKENIZER, file("afile", b""))
+    case("output below a file", "cannot make this folder", SAMPLE, TOKENIZER, folder / "afile/out")
+    case("output cannot be made", "cannot make this folder", SAMPLE, TOKENIZER, "/proc/none/out")
+    case("unknown choice", "did you mean 'truncate'", SAMPLE, TOKENIZER, folder / "out", "--on-too-long", "truncat")
+    case("out of range", "preprocess.validation", SAMPLE, TOKENIZER, folder / "out", "--validation", "1.5")
+    cases["no input"] = (["--tokenizer", TOKENIZER, "--output", folder / "out"], "--input: is needed")
+    return cases
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bad")
+    return folder, bad_inputs(folder)
+
+
+def error_lines(done):
+    return [line for line in done.stderr.splitlines() if "error:" in line]
+
+
+CASE_NAMES = ["missing file", "no match", "empty folder", "unknown suffix", "truncated parquet", "damaged parquet",
+              "wrong columns", "wrong type", "cut gzip", "damaged gzip", "malformed line", "wrong keys", "no rows",
+              "no tokenizer", "output is a file", "output below a file", "output cannot be made", "unknown choice",
+              "out of range", "no input"]
+
+
+@pytest.mark.parametrize("name", CASE_NAMES)
+def test_bad_input_is_one_clear_error(cases, name):
+    folder, table = cases
+    assert sorted(table) == sorted(CASE_NAMES)
+    args, says = table[name]
+    done = run(*args)
+    assert done.returncode == 2, done.stderr
+    assert len(error_lines(done)) == 1, done.stderr
+    assert says in done.stderr
+    assert done.stdout == ""
+    left = [path for path in (folder / "out").rglob("*") if path.is_file()] if (folder / "out").exists() else []
+    assert left == []
+
+
+@pytest.mark.parametrize("name", ["missing file", "damaged parquet", "cut gzip", "no tokenizer", "out of range", "no rows"])
+def test_bad_input_ends_all_ranks_with_one_error(cases, name):
+    folder, table = cases
+    args, says = table[name]
+    started = time.time()
+    done = run(*args, ranks=4, timeout=30)
+    assert time.time() - started < 10
+    assert done.returncode == 2, done.stderr
+    assert len(error_lines(done)) == 1, done.stderr
+    assert says in done.stderr
+    assert not (folder / "out" / "manifest.json").exists()
+
+
+def test_unreadable_input_and_unwritable_output(tmp_path):
+    """As a user who has no right to, also when the tests run as root."""
+    for path in (tmp_path, *tmp_path.parents):
+        if os.stat(path).st_uid == os.getuid() and str(path).startswith("/tmp/"):
+            path.chmod(0o755)
+    secret = tmp_path / "secret.parquet"
+    shutil.copy(SAMPLE, secret)
+    secret.chmod(0)
+    output = tmp_path / "locked"
+    output.mkdir()
+    output.chmod(0o555)
+    user = {"user": 65534} if os.getuid() == 0 else {}
+    binary_runs = subprocess.run([BINARY, "preprocess", "--help"], env=ENV, capture_output=True, cwd="/", **user) \
+        if os.access(BINARY, os.X_OK) else None
+    if binary_runs is None or binary_runs.returncode != 0:
+        pytest.skip("the program cannot be run as another user here")
+    common = ("--tokenizer", TOKENIZER)
+    done = run("--input", secret, "--output", tmp_path / "out", *common, cwd="/", **user)
+    assert done.returncode == 2 and "secret.parquet: cannot open (Permission denied)" in done.stderr, done.stderr
+    done = run("--input", SAMPLE, "--output", output, *common, cwd="/", **user)
+    assert done.returncode == 2 and "locked: folder is not writable (Permission denied)" in done.stderr, done.stderr
+    assert len(error_lines(done)) == 1
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 2 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(b"tmpfs", str(folder).encode(), b"tmpfs", 0, b"size=2m") != 0:
+        pytest.skip(f"cannot mount a small file system here ({os.strerror(ctypes.get_errno())})")
+    yield folder
+    libc.umount2(str(folder).encode(), 2)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_full_disk_is_one_clear_error_and_leaves_whole_shards(small_disk, tmp_path, ranks):
+    write_rows(tmp_path / "in.jsonl", 8000)
+    args = ("--input", tmp_path / "in.jsonl", "--tokenizer", TOKENIZER, "--rows-per-shard", 500)
+    done = run(*args, "--output", small_disk / "out", ranks=ranks, timeout=30)
+    assert done.returncode == 2, done.stderr
+    assert len(error_lines(done)) == 1, done.stderr
+    assert "No space left on device" in done.stderr and "free space" in done.stderr
+    left = sorted(path.name for path in (small_disk / "out").iterdir())
+    assert "manifest.json" not in left
+    if ranks == 1:
+        assert not [name for name in left if ".tmp." in name]
+    whole = tmp_path / "whole"
+    assert run(*args, "--output", whole).returncode == 0
+    for name in left:
+        if name.endswith(".h5"):
+            assert (small_disk / "out" / name).read_bytes() == (whole / name).read_bytes()
