@@ -1,3 +1,7 @@
+// Rounded to float after every operation, in the order of transformers' formula on its float tensors: the
+// frequencies are then equal to its own bit for bit. Exact ones would differ in the last place, which
+// position 8192 multiplies to an angle off by 5e-4. The power alone is taken in double and rounded, so that
+// it does not depend on a libm's powf.
 #include "llmft/model/rope.hpp"
 
 #include <cmath>
@@ -6,14 +10,16 @@
 namespace llmft {
 namespace {
 
-double llama3_scaled(double frequency, const RopeScaling& scaling) {
-  double wavelength = 2 * std::numbers::pi / frequency;
-  auto original = static_cast<double>(scaling.original_max_position_embeddings);
-  if (wavelength > original / scaling.low_freq_factor) return frequency / scaling.factor;
-  if (wavelength < original / scaling.high_freq_factor) return frequency;
-  double smooth = (original / wavelength - scaling.low_freq_factor) /
-                  (scaling.high_freq_factor - scaling.low_freq_factor);
-  return (1 - smooth) * frequency / scaling.factor + smooth * frequency;
+float llama3_scaled(float frequency, const RopeScaling& scaling) {
+  auto factor = static_cast<float>(scaling.factor);
+  auto low = static_cast<float>(scaling.low_freq_factor);
+  auto high = static_cast<float>(scaling.high_freq_factor);
+  auto original = static_cast<float>(scaling.original_max_position_embeddings);
+  float wavelength = static_cast<float>(2 * std::numbers::pi) / frequency;
+  if (wavelength > original / low) return frequency / factor;
+  if (wavelength < original / high) return frequency;
+  float smooth = (original / wavelength - low) / (high - low);
+  return (1 - smooth) * frequency / factor + smooth * frequency;
 }
 
 }  // namespace
@@ -21,11 +27,11 @@ double llama3_scaled(double frequency, const RopeScaling& scaling) {
 std::vector<float> rope_inv_freq(const LlamaConfig& config) {
   std::vector<float> out;
   for (int64_t i = 0; i < config.head_dim; i += 2) {
-    double frequency =
-        1 / std::pow(config.rope_theta, static_cast<double>(i) / static_cast<double>(config.head_dim));
+    float exponent = static_cast<float>(i) / static_cast<float>(config.head_dim);
+    float frequency = 1 / static_cast<float>(std::pow(config.rope_theta, static_cast<double>(exponent)));
     if (config.rope_scaling.kind == RopeScaling::Kind::llama3)
       frequency = llama3_scaled(frequency, config.rope_scaling);
-    out.push_back(static_cast<float>(frequency));
+    out.push_back(frequency);
   }
   return out;
 }

@@ -74,6 +74,11 @@ bool convert_i64(const SafetensorsEntry& entry, int32_t* out) {
   return true;
 }
 
+// Of a file in the same folder.
+bool is_plain_name(const std::string& name) {
+  return !name.empty() && name[0] != '.' && fs::path(name).filename() == name;
+}
+
 [[noreturn]] void no_weights(const fs::path& folder) {
   bool pickles = false;
   for (const auto& file : fs::directory_iterator(folder)) {
@@ -100,6 +105,10 @@ TensorFolder::TensorFolder(const fs::path& path) : path_(path) {
   fs::file_status status = fs::status(path, error);
   if (!fs::exists(status))
     user_error("{}: not found ({}); check the path", path.string(), error ? error.message() : "no such file");
+  if (!fs::is_directory(status) && path.extension() == ".json") {
+    open_parts(path);
+    return;
+  }
   fs::path whole = fs::is_directory(status) ? path / "model.safetensors" : path;
   if (fs::exists(whole)) {
     files_.push_back(std::make_unique<SafetensorsFile>(whole));
@@ -117,7 +126,7 @@ void TensorFolder::open_parts(const fs::path& index) {
     user_error("{}: not an index of tensors (no weight_map); download it again", index.string());
   std::map<std::string, size_t> parts;
   for (const auto& [name, value] : json["weight_map"].items()) {
-    if (!value.is_string() || fs::path(value.get<std::string>()).filename() != value.get<std::string>())
+    if (!value.is_string() || !is_plain_name(value.get<std::string>()))
       user_error("{}: tensor '{}' is not assigned to a file of this folder; download the index again",
                  index.string(), name);
     auto file = value.get<std::string>();

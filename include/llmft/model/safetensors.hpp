@@ -56,8 +56,8 @@ class SafetensorsFile {
   TensorMetadata metadata_;
 };
 
-// A folder with model.safetensors, or with model.safetensors.index.json and the parts it names; or one file.
-// Parts are mapped and checked when opened.
+// A folder with model.safetensors, or with model.safetensors.index.json and the parts it names; or one
+// file: of tensors, or an index. Parts are mapped and checked when opened.
 class TensorFolder {
  public:
   explicit TensorFolder(const std::filesystem::path& path);
