@@ -54,19 +54,32 @@ if(LLMFT_CUDA)
   find_package(CUDAToolkit QUIET)
   if(CUDAToolkit_FOUND)
     set(LLMFT_HAVE_CUDA ON)
+    if(NOT CMAKE_CUDA_ARCHITECTURES)
+      set(CMAKE_CUDA_ARCHITECTURES 90)  # machine code and PTX for Hopper; newer chips compile the PTX
+    endif()
+    set(CMAKE_CUDA_COMPILER ${CUDAToolkit_NVCC_EXECUTABLE})
+    set(CMAKE_CUDA_STANDARD 20)
+    enable_language(CUDA)
+    find_path(CUDNN_INCLUDE cudnn.h HINTS ${CUDAToolkit_INCLUDE_DIRS} REQUIRED)
+    find_library(CUDNN_LIBRARY NAMES cudnn libcudnn.so.9 HINTS ${CUDAToolkit_LIBRARY_DIR} REQUIRED)
+    # the attention graphs' C++ front end is headers only; a wheel carries them
+    find_path(CUDNN_FRONTEND_INCLUDE cudnn_frontend.h HINTS ${CMAKE_SOURCE_DIR}/.venv/lib/python3.11/site-packages/include
+              ${CMAKE_SOURCE_DIR}/.venv/lib/python3.12/site-packages/include REQUIRED)
+    add_library(llmft_cudnn INTERFACE)
+    target_include_directories(llmft_cudnn SYSTEM INTERFACE ${CUDNN_INCLUDE} ${CUDNN_FRONTEND_INCLUDE})
+    target_link_libraries(llmft_cudnn INTERFACE ${CUDNN_LIBRARY})
   endif()
 endif()
 message(STATUS "CUDA Toolkit: ${LLMFT_HAVE_CUDA} ${CUDAToolkit_VERSION}")
 
 add_library(llmft_flags INTERFACE)
-target_compile_options(llmft_flags INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor
-                       -Wno-missing-field-initializers  # designated initialisers leave the rest at their defaults
-                       $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>)  # false alarms on std::string in GCC 12 (PR 105651)
-if(LLMFT_WERROR)
-  target_compile_options(llmft_flags INTERFACE -Werror)
-endif()
-# Contraction would make results depend on what the compiler fused, and so on the optimisation level.
-target_compile_options(llmft_flags INTERFACE -ffp-contract=off)
+# -Wno-missing-field-initializers: designated initialisers leave the rest at their defaults.
+# -Wno-restrict: false alarms on std::string in GCC 12 (PR 105651).
+# -ffp-contract=off: contraction would make results depend on what the compiler fused, and so on its options.
+set(cxx_options -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Wno-missing-field-initializers -ffp-contract=off
+                $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict> $<$<BOOL:${LLMFT_WERROR}>:-Werror>)
+set(cuda_options --expt-relaxed-constexpr -lineinfo -Xcompiler=-Wall)
+target_compile_options(llmft_flags INTERFACE "$<$<COMPILE_LANGUAGE:CXX,C>:${cxx_options}>" "$<$<COMPILE_LANGUAGE:CUDA>:${cuda_options}>")
 if(LLMFT_SANITIZE)
   target_compile_options(llmft_flags INTERFACE -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer)
   target_link_options(llmft_flags INTERFACE -fsanitize=address,undefined)

@@ -1,19 +1,15 @@
-# llmft_layer(NAME DEPENDS layers... LIBRARIES packages...): the static library llmft_NAME from src/NAME/*.cpp.
+# llmft_layer(NAME DEPENDS layers... LIBRARIES packages...): the static library llmft_NAME from src/NAME/. Sources in a
+# folder cuda/ belong to builds with a CUDA Toolkit, those in nocuda/ to builds without: no #if in the program.
 # The list below is the direction of the program, low to high; a layer may use only what its line names.
 function(llmft_layer name)
-  cmake_parse_arguments(L "" "" "DEPENDS;LIBRARIES;EXTRA_SOURCES" ${ARGN})
-  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${name}/*.cpp)
-  list(FILTER sources EXCLUDE REGEX "_(cuda|nocuda)\\.cpp$")
+  cmake_parse_arguments(L "" "" "DEPENDS;LIBRARIES" ${ARGN})
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${name}/*.cpp ${CMAKE_SOURCE_DIR}/src/${name}/*.cu)
   if(LLMFT_HAVE_CUDA)
-    file(GLOB variant CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${name}/*_cuda.cpp)
+    list(FILTER sources EXCLUDE REGEX "/nocuda/")
   else()
-    file(GLOB variant CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${name}/*_nocuda.cpp)
+    list(FILTER sources EXCLUDE REGEX "/cuda/")
   endif()
-  list(FILTER variant EXCLUDE REGEX "^$")
-  if(LLMFT_HAVE_CUDA)
-    list(FILTER variant EXCLUDE REGEX "_nocuda\\.cpp$")
-  endif()
-  add_library(llmft_${name} STATIC ${sources} ${variant} ${L_EXTRA_SOURCES})
+  add_library(llmft_${name} STATIC ${sources})
   target_include_directories(llmft_${name} PUBLIC ${CMAKE_SOURCE_DIR}/include)
   target_link_libraries(llmft_${name} PUBLIC llmft_flags fmt::fmt)
   foreach(dep ${L_DEPENDS})
@@ -40,6 +36,7 @@ llmft_layer(train DEPENDS optim data report LIBRARIES nlohmann_json::nlohmann_js
 llmft_layer(cli DEPENDS train LIBRARIES nlohmann_json::nlohmann_json MPI::MPI_C)
 if(LLMFT_HAVE_CUDA)
   target_link_libraries(llmft_device PRIVATE CUDA::cudart_static)
+  target_link_libraries(llmft_ops PRIVATE CUDA::cudart_static CUDA::cublasLt llmft_cudnn)
 endif()
 # Open MPI's C++ bindings are not used; without this its header asks for libmpi_cxx, which newer versions lack.
 target_compile_definitions(llmft_comm PRIVATE OMPI_SKIP_MPICXX=1 MPICH_SKIP_MPICXX=1)
