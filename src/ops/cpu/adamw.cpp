@@ -4,20 +4,18 @@
 
 namespace llmft {
 
-// Square roots become vector code only where errno need not be set for negative ones; v is never negative.
-__attribute__((optimize("no-math-errno"))) void CpuOps::adamw(const AdamWParams& params, const Tensor& p,
-                                                              const Tensor& m, const Tensor& v,
-                                                              const Tensor& grad) {
+void CpuOps::adamw(const AdamWParams& params, const Tensor& p, const Tensor& m, const Tensor& v,
+                   const Tensor& grad) {
   int64_t size = p.numel();
   check(m.numel() == size && v.numel() == size && grad.numel() == size, "adamw: sizes differ");
   check(p.contiguous() && m.contiguous() && v.contiguous() && grad.contiguous(), "adamw: not flat rows");
   if (size == 0) return;
   const AdamWParams s = params;
   const float keep = 1.0f - s.lr * s.weight_decay;
-  float* __restrict weights = p.row<float>(0);
-  float* __restrict first = m.row<float>(0);
-  float* __restrict second = v.row<float>(0);
-  const float* __restrict gradient = grad.row<float>(0);
+  float* weights = p.row<float>(0);
+  float* first = m.row<float>(0);
+  float* second = v.row<float>(0);
+  const float* gradient = grad.row<float>(0);
   for (int64_t i = 0; i < size; ++i) {
     float g = s.grad_scale * gradient[i];
     first[i] = s.beta1 * first[i] + (1.0f - s.beta1) * g;
