@@ -85,10 +85,12 @@ class LockedTable {
   LockedTable(const LockedTable&) = delete;
   LockedTable& operator=(const LockedTable&) = delete;
 
-  std::string first_line() const {
+  // Without its end; none in an empty file.
+  std::optional<std::string> first_line() const {
     std::array<char, 8192> start;
     ssize_t got = ::pread(fd_, start.data(), start.size(), 0);
     if (got < 0) fail(path_, "read");
+    if (got == 0) return std::nullopt;
     std::string_view text(start.data(), static_cast<size_t>(got));
     return std::string(trim(text.substr(0, text.find('\n'))));
   }
@@ -144,15 +146,15 @@ void append_benchmark(const fs::path& path, const BenchmarkRow& row) {
   std::string header = benchmark_header();
   if (!fs::exists(path)) make_table(path, header);
   LockedTable table(path);
-  std::string first = table.first_line();
+  std::optional<std::string> first = table.first_line();
   std::string prefix;
-  if (first.empty()) {
+  if (!first) {
     prefix = header + "\n";
-  } else if (first != header) {
+  } else if (*first != header) {
     user_error(
         "{}: has other columns (it begins '{}'), so this run's row was not added; move it away or name "
         "another table",
-        path.string(), first.substr(0, 80));
+        path.string(), first->substr(0, 80));
   } else if (table.ends_inside_a_line()) {
     prefix = "\n";
   }
