@@ -113,7 +113,26 @@ TEST_CASE("supervised are the response and the token that ends it") {
   }
 }
 
-TEST_CASE("plain template") {
+TEST_CASE(
+    "plain template: text, ids and where the loss starts are those of transformers given this template") {
+  std::string folder = std::string(LLMFT_SOURCE_DIR) + "/tests/";
+  auto tokenizer = load_tokenizer(folder + "golden/tokenizer/tokenizer.model");
+  ChatTemplate chat(TemplateKind::plain, *tokenizer);
+  auto goldens = nlohmann::json::parse(std::ifstream(folder + "data/plain_chat.json"));
+  CHECK(goldens.size() >= 9);
+  for (const auto& golden : goldens) {
+    std::string system = golden["system"];
+    std::string question = golden["question"];
+    std::string response = golden["response"];
+    CAPTURE(question);
+    CHECK(chat.render({system, question, response}) == golden["text"].get<std::string>());
+    Encoded got = encode(chat, {system, question, response});
+    CHECK(got.tokens == golden["ids"].get<std::vector<TokenId>>());
+    CHECK(got.loss_start == golden["loss_start"].get<uint32_t>());
+  }
+}
+
+TEST_CASE("plain template with a tokenizer that has only BOS and EOS") {
   ByteTokenizer tokenizer(ByteTokenizer::Specials::plain);
   ChatTemplate chat(TemplateKind::automatic, tokenizer);
   REQUIRE(chat.kind() == TemplateKind::plain);
