@@ -261,13 +261,15 @@ def measured(xs: list, ys: list) -> tuple[list, list]:
 
 
 def smoothing_window(steps: list) -> int:
-    """Odd, about a thirtieth of the curve: noise goes, the shape and the first steps' fall stay."""
-    return 2 * (len(steps) // 60) + 1
+    """Odd, about a tenth of the curve, at most 101 steps."""
+    return min(101, 2 * (len(steps) // 20) + 1)
 
 
 def smoothed(values: list[float], window: int) -> list[float]:
-    """Centred mean; at both ends over what there is on either side, equally, so that the ends do not bend."""
+    """Centred mean. At the start over equally many on either side, so that the first loss stays what it was; at
+    the end over what there is, so that one noisy step is not the curve's last word."""
     sums = np.concatenate([[0.0], np.cumsum(np.asarray(values, dtype=np.float64))])
     at = np.arange(len(values))
-    half = np.minimum(window // 2, np.minimum(at, len(values) - 1 - at))
-    return list((sums[at + half + 1] - sums[at - half]) / (2 * half + 1))
+    left = np.minimum(window // 2, at)
+    right = np.minimum(left, len(values) - 1 - at)
+    return list((sums[at + right + 1] - sums[at - left]) / (left + right + 1))

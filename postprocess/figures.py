@@ -111,10 +111,12 @@ def _draw_lines(axes: Axes, choice: Choice, measure: Measure, device: str, name_
     unit = _unit(measure, choice)
     labels = _end_labels(choice, unit, name_of)
     ends = []
-    for key, points in _lines(choice).items():
+    lines = _lines(choice)
+    for (key, points), width in zip(lines.items(), style.widths(len(lines))):
         precision = key[1]
         xs, ys = [ranks for ranks, _ in points], [unit(cell.value) for _, cell in points]
-        style.line(axes, xs, ys, precision, dash_of(key), marker=style.MARKERS[precision], markersize=6)
+        look = {"marker": style.MARKERS[precision], "markersize": 6, "linewidth": width}
+        style.line(axes, xs, ys, precision, dash_of(key), **look)
         for ranks, cell in points:
             if cell.high > cell.low:
                 low, high = unit(cell.value - cell.low), unit(cell.high - cell.value)
@@ -239,25 +241,30 @@ def loss_curves(runs: list[Run]) -> Drawn:
         raise NotMeasured("no run directory with a loss of two steps or more")
 
     def subject(run: Run) -> tuple:
-        return run.report.get("device"), run.config.get("model"), run.config.get("data")
+        return run.report.get("device"), run.config.get("data")
 
-    device, model, data = subject(runs[-1])
-    shown = [run for run in runs if subject(run) == (device, model, data)][-MOST_CURVES:]
-    of = [text for text in (style.short_device(str(device or "")), model and f"model {model}", data and f"data {data}")]
+    device, data = subject(runs[-1])
+    shown = [run for run in runs if subject(run) == (device, data)][-MOST_CURVES:]
+    models = list(dict.fromkeys(run.config.get("model") for run in shown))
+    of = [style.short_device(str(device or "")), data and f"data {data}"]
+    of.append(models[0] and f"model {models[0]}" if len(models) == 1 else f"{len(models)} starting models")
     validated = any(value is not None for run in shown for value in run.steps.valid_loss)
     window = max(c.smoothing_window(run.steps.step) for run in shown)
     caption = f"Mean loss of a step's supervised tokens; faint: as measured, strong: mean over up to {window} steps."
     caption += " Points: validation loss." if validated else ""
+    for model in models if len(models) > 1 else ():
+        names = ", ".join(run.name for run in shown if run.config.get("model") == model)
+        caption += f" From {model or 'an unknown model'}: {names}."
     curves = [c.measured(run.steps.step, run.steps.loss) for run in shown]
     smooth = [c.smoothed(losses, c.smoothing_window(steps)) for steps, losses in curves]
     labels = [f"{_curve_name(run)}  {style.short(losses[-1])}" for run, losses in zip(shown, smooth)]
     figure, (axes,) = style.frame("Loss", " · ".join(filter(None, of)), caption, right=style.room_for(labels))
     ends, seen = [], {}
-    for run, (steps, raw), losses, label in zip(shown, curves, smooth, labels):
+    for run, (steps, raw), losses, label, width in zip(shown, curves, smooth, labels, style.widths(len(shown))):
         precision = run.precision if run.precision in style.COLOURS else "fp32"
         dash = seen[precision] = seen.get(precision, -1) + 1
         style.line(axes, steps, raw, precision, alpha=0.3, linewidth=0.8)
-        style.line(axes, steps, losses, precision, dash)
+        style.line(axes, steps, losses, precision, dash, linewidth=width)
         at, valid = c.measured(run.steps.step, run.steps.valid_loss)
         points = {"linestyle": "none", "marker": style.MARKERS[precision], "markersize": 7}
         style.line(axes, at, valid, precision, **points, markeredgecolor="white", zorder=3)

@@ -8,6 +8,7 @@ import dataclasses
 import io
 import json
 import math
+import os
 import pathlib
 
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "fp8")
@@ -244,10 +245,18 @@ def read_run(path: pathlib.Path) -> Run:
     )
 
 
+def find_runs(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Run directories at any depth, but none within another."""
+    found = []
+    for at, folders, files in os.walk(folder):
+        if "run.json" in files:
+            found.append(pathlib.Path(at))
+            folders.clear()
+    return sorted(found)
+
+
 def read_runs(folder: pathlib.Path) -> list[Run]:
     """Training runs under `folder`, oldest first; none if there is no such folder."""
-    if not folder.is_dir():
-        return []
-    runs = [read_run(path) for path in sorted(folder.iterdir()) if is_run(path)]
+    runs = [read_run(path) for path in find_runs(folder)]
     runs = [run for run in runs if run.report.get("command") == "train"]
     return sorted(runs, key=lambda run: (str(run.report.get("started")), run.name))

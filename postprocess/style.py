@@ -135,8 +135,8 @@ def frame(
     `above`: inches above it, for a legend or a panel's title."""
     width = 7.6 if panels == 1 else 11.6
     characters = int(width * 13.2)
-    lines = textwrap.wrap(subtitle, characters)
-    notes = textwrap.wrap(caption, int(characters * 1.1))
+    lines = textwrap.wrap(subtitle, characters, break_on_hyphens=False)
+    notes = textwrap.wrap(caption, int(characters * 1.1), break_on_hyphens=False)
     top, bottom = _TOP + above + 0.2 * (len(lines) - 1), _BOTTOM + 0.17 * (len(notes) - 1)
     height = 3.1 + top + bottom
     figure = Figure(figsize=(width, height))
@@ -198,6 +198,11 @@ def _tint(colour: str) -> tuple:
 def line(axes: Axes, xs: list, ys: list, precision: str, dash: int = 0, **more) -> None:
     dashes = DASHES[dash % len(DASHES)]
     axes.plot(xs, ys, **{"color": COLOURS[precision], "linestyle": dashes, "linewidth": 2, **more})
+
+
+def widths(count: int) -> list[float]:
+    """Of lines in the order they are drawn: one that lies under another shows at its edges."""
+    return [3.4 - 1.8 * i / max(1, count - 1) for i in range(count)]
 
 
 def rank_axis(axes: Axes, counts: list[int], device: str) -> None:
