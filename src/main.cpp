@@ -19,7 +19,8 @@ const Command& find_command(const std::string& name) {
     names.emplace_back(command.name);
   }
   std::string near = nearest_name(name, names);
-  user_error("{}: unknown command{}", name, near.empty() ? "; see llmft --help" : "; did you mean '" + near + "'?");
+  user_error("{}: unknown command{}", name,
+             near.empty() ? "; see llmft --help" : "; did you mean '" + near + "'?");
 }
 
 }  // namespace

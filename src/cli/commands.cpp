@@ -12,11 +12,14 @@ int with_process(const Process* process, std::span<const std::string> args) {
   return Run(*process, args);
 }
 
-int tokenize(const Process*, std::span<const std::string> args) { return run_tokenize(args); }
+int tokenize(const Process*, std::span<const std::string> args) {
+  return run_tokenize(args);
+}
 
 template <const char* Name>
 int not_yet(const Process*, std::span<const std::string>) {
-  user_error("llmft {}: this version does not have it yet; it has preprocess, train, tokenize and info", Name);
+  user_error("llmft {}: this version does not have it yet; it has preprocess, train, tokenize and info",
+             Name);
 }
 
 constexpr char kEval[] = "eval";
@@ -26,7 +29,8 @@ constexpr char kPlan[] = "plan";
 constexpr char kExport[] = "export";
 
 constexpr Command kCommands[] = {
-    {"preprocess", "tokenize OpenOrca Parquet or JSONL into HDF5 shards, all ranks together", true, with_process<run_preprocess>},
+    {"preprocess", "tokenize OpenOrca Parquet or JSONL into HDF5 shards, all ranks together", true,
+     with_process<run_preprocess>},
     {"train", "fine-tune a Llama model, LoRA or full, as DDP or FSDP", true, with_process<run_train>},
     {"tokenize", "text to ids and back on stdin and stdout", false, tokenize},
     {"info", "what this build has and every rank sees", true, with_process<run_info>},
@@ -39,7 +43,9 @@ constexpr Command kCommands[] = {
 
 }  // namespace
 
-std::span<const Command> commands() { return kCommands; }
+std::span<const Command> commands() {
+  return kCommands;
+}
 
 std::string program_help() {
   std::string text =
@@ -47,10 +53,12 @@ std::string program_help() {
       "usage: llmft COMMAND [options]          one rank\n"
       "       mpirun -n 4 ./llmft COMMAND ...  several, on one machine\n"
       "       srun ./llmft COMMAND ...         in a SLURM job\n\ncommands:\n";
-  for (const Command& command : kCommands) text += fmt::format("  {:<11} {}\n", command.name, command.summary);
+  for (const Command& command : kCommands)
+    text += fmt::format("  {:<11} {}\n", command.name, command.summary);
   text +=
       "\n'llmft COMMAND --help' lists a command's options, with examples.\n\nexamples:\n"
-      "  llmft preprocess --input data/*.parquet --tokenizer models/Llama-3.2-1B --output shards/orca --validation 0.01\n"
+      "  llmft preprocess --input data/*.parquet --tokenizer models/Llama-3.2-1B --output shards/orca "
+      "--validation 0.01\n"
       "  llmft train --config inputs/llama32_1b.yaml --precision bf16 --strategy ddp\n";
   return text;
 }

@@ -13,7 +13,8 @@ namespace {
 int fail(const Process* process, int code, const std::string& message) {
   if (process != nullptr && process->size() > 1) {
     // Ranks that fail alike would all say so. Rank 0 speaks first and ends the others while they wait here.
-    if (!process->is_root()) std::this_thread::sleep_for(std::chrono::milliseconds(400 + 50 * process->rank()));
+    if (!process->is_root())
+      std::this_thread::sleep_for(std::chrono::milliseconds(400 + 50 * process->rank()));
     log::error_line(message);
     process->abort(code);
   }
@@ -29,7 +30,9 @@ int run_guard(const Process* process, const std::function<int()>& action) {
   } catch (const UserError& e) {
     return fail(process, kExitUser, e.what());
   } catch (const std::bad_alloc&) {
-    return fail(process, kExitUser, "out of memory on this host; use fewer ranks a node, smaller train.pack_tokens or preprocess batches");
+    return fail(process, kExitUser,
+                "out of memory on this host; use fewer ranks a node, smaller train.pack_tokens or preprocess "
+                "batches");
   } catch (const std::exception& e) {
     return fail(process, kExitInternal, e.what());
   }

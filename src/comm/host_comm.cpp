@@ -1,7 +1,7 @@
-#include <mpi.h>
-
 #include <cstring>
 #include <limits>
+
+#include <mpi.h>
 
 #include "llmft/comm/comm.hpp"
 
@@ -14,7 +14,9 @@ int count_of(const Tensor& x) {
   return static_cast<int>(x.numel());
 }
 
-MPI_Datatype type_of(const Tensor& x) { return size_of(x.dtype) == 4 ? MPI_FLOAT : MPI_UINT16_T; }
+MPI_Datatype type_of(const Tensor& x) {
+  return size_of(x.dtype) == 4 ? MPI_FLOAT : MPI_UINT16_T;
+}
 
 class SelfComm final : public Comm {
  public:
@@ -55,21 +57,26 @@ class MpiComm final : public Comm {
   void all_gather(const Tensor& shard, const Tensor& full) override {
     check(shard.dtype == full.dtype && shard.numel() * size_ == full.numel(), "all_gather sizes differ");
     bool in_place = shard.data == full.col_range(rank_ * shard.numel(), shard.numel()).data;
-    MPI_Allgather(in_place ? MPI_IN_PLACE : shard.data, count_of(shard), type_of(shard), full.data, count_of(shard), type_of(full), comm_);
+    MPI_Allgather(in_place ? MPI_IN_PLACE : shard.data, count_of(shard), type_of(shard), full.data,
+                  count_of(shard), type_of(full), comm_);
   }
   void reduce_scatter(const Tensor& full, const Tensor& shard) override {
-    check(full.dtype == DType::f32 && shard.dtype == DType::f32 && shard.numel() * size_ == full.numel(), "reduce_scatter sizes differ");
+    check(full.dtype == DType::f32 && shard.dtype == DType::f32 && shard.numel() * size_ == full.numel(),
+          "reduce_scatter sizes differ");
     MPI_Reduce_scatter_block(full.data, shard.data, count_of(shard), MPI_FLOAT, MPI_SUM, comm_);
   }
   void all_to_all(const Tensor& sent, const Tensor& received) override {
-    check(sent.dtype == received.dtype && sent.numel() == received.numel() && sent.numel() % size_ == 0, "all_to_all sizes differ");
+    check(sent.dtype == received.dtype && sent.numel() == received.numel() && sent.numel() % size_ == 0,
+          "all_to_all sizes differ");
     int piece = count_of(sent) / size_;
     MPI_Alltoall(sent.data, piece, type_of(sent), received.data, piece, type_of(received), comm_);
   }
   void all_reduce_host(std::span<double> values) override {
     MPI_Allreduce(MPI_IN_PLACE, values.data(), static_cast<int>(values.size()), MPI_DOUBLE, MPI_SUM, comm_);
   }
-  void broadcast(const Tensor& x, int root) override { MPI_Bcast(x.data, count_of(x), type_of(x), root, comm_); }
+  void broadcast(const Tensor& x, int root) override {
+    MPI_Bcast(x.data, count_of(x), type_of(x), root, comm_);
+  }
 
  private:
   MPI_Comm comm_ = MPI_COMM_NULL;
@@ -79,7 +86,9 @@ class MpiComm final : public Comm {
 
 }  // namespace
 
-std::unique_ptr<Comm> make_self_comm() { return std::make_unique<SelfComm>(); }
+std::unique_ptr<Comm> make_self_comm() {
+  return std::make_unique<SelfComm>();
+}
 
 std::unique_ptr<Comm> make_host_comm(const Process& process) {
   if (process.size() == 1) return make_self_comm();

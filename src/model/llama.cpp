@@ -13,7 +13,8 @@ struct Llama::LayerView {
   MlpBlock::Scratch mlp_scratch;
 };
 
-Llama::Llama(const LlamaTensors& tensors, const Recipe& recipe, Ops& ops, ParamStore& store, const LlamaLimits& limits)
+Llama::Llama(const LlamaTensors& tensors, const Recipe& recipe, Ops& ops, ParamStore& store,
+             const LlamaLimits& limits)
     : tensors_(tensors), ops_(ops), store_(store), limits_(limits) {
   const LlamaConfig& c = tensors.config();
   const Block& layer0 = tensors.block(tensors.layer_block(0));
@@ -25,7 +26,9 @@ Llama::Llama(const LlamaTensors& tensors, const Recipe& recipe, Ops& ops, ParamS
   DType s = recipe.compute;
   limits_.logits_chunk = std::min(limits.logits_chunk, T);
 
-  auto activation = [&](const char* name, int64_t cols) { return arena_.reserve(name, MemoryPart::activations, s, T, cols); };
+  auto activation = [&](const char* name, int64_t cols) {
+    return arena_.reserve(name, MemoryPart::activations, s, T, cols);
+  };
   for (int64_t i = 0; i < c.num_hidden_layers; ++i) {
     LayerSlots slots;
     slots.x = activation("x", C);
@@ -61,7 +64,9 @@ Llama::Llama(const LlamaTensors& tensors, const Recipe& recipe, Ops& ops, ParamS
   head_loss_ = logits_part("loss", T, 1, DType::f32);
   logits_ = logits_part("logits", limits_.logits_chunk, c.vocab_size, s);
 
-  auto index = [&](const char* name, int64_t n) { return arena_.reserve(name, MemoryPart::workspace, DType::i32, 1, n); };
+  auto index = [&](const char* name, int64_t n) {
+    return arena_.reserve(name, MemoryPart::workspace, DType::i32, 1, n);
+  };
   tokens_ = index("tokens", T);
   positions_ = index("positions", T);
   cu_seqlens_ = index("cu_seqlens", T + 1);
@@ -93,9 +98,13 @@ BatchView Llama::upload(const HostBatch& batch) {
           put(loss_rows_, batch.loss_rows), put(targets_, batch.targets)};
 }
 
-int64_t Llama::extension(int block, Role role) const { return tensors_.block(block).tensor(role).extension; }
+int64_t Llama::extension(int block, Role role) const {
+  return tensors_.block(block).tensor(role).extension;
+}
 
-Linear Llama::linear(const WeightLease& lease, int block, Role role) const { return {lease[role], extension(block, role)}; }
+Linear Llama::linear(const WeightLease& lease, int block, Role role) const {
+  return {lease[role], extension(block, role)};
+}
 
 Llama::LayerView Llama::layer_view(int64_t layer, int64_t tokens) const {
   const LayerSlots& s = layers_[static_cast<size_t>(layer)];
@@ -106,9 +115,11 @@ Llama::LayerView Llama::layer_view(int64_t layer, int64_t tokens) const {
   Tensor xn = view(xn_);
   LayerView v;
   v.attention = {view(s.x), view(s.qkv), view(s.attn), view(s.lse)};
-  v.attention_scratch = {xn.col_range(0, C + extension(block, Role::qkv)), rstd, view(dqkv_), view(dattn_), view(dxn_)};
+  v.attention_scratch = {xn.col_range(0, C + extension(block, Role::qkv)), rstd, view(dqkv_), view(dattn_),
+                         view(dxn_)};
   v.mlp = {view(s.x_mid), view(s.gate_up)};
-  v.mlp_scratch = {xn.col_range(0, C + extension(block, Role::gate_up)), rstd, view(h_), view(dh_), view(dxn_)};
+  v.mlp_scratch = {xn.col_range(0, C + extension(block, Role::gate_up)), rstd, view(h_), view(dh_),
+                   view(dxn_)};
   return v;
 }
 
@@ -126,10 +137,12 @@ void Llama::forward(const BatchView& batch) {
     store_.prefetch(block + 1);
     LayerView v = layer_view(i, T);
     Tensor x_out = arena_.view(i + 1 < count ? layers_[static_cast<size_t>(i) + 1].x : x_out_, T);
-    attention_.forward(ops_, batch, {lease[Role::attn_norm], linear(lease, block, Role::qkv), linear(lease, block, Role::o)}, v.attention,
-                       v.attention_scratch, v.mlp.x_mid);
-    mlp_.forward(ops_, {lease[Role::mlp_norm], linear(lease, block, Role::gate_up), linear(lease, block, Role::down)}, v.mlp, v.mlp_scratch,
-                 x_out);
+    attention_.forward(
+        ops_, batch, {lease[Role::attn_norm], linear(lease, block, Role::qkv), linear(lease, block, Role::o)},
+        v.attention, v.attention_scratch, v.mlp.x_mid);
+    mlp_.forward(
+        ops_, {lease[Role::mlp_norm], linear(lease, block, Role::gate_up), linear(lease, block, Role::down)},
+        v.mlp, v.mlp_scratch, x_out);
   }
 }
 
@@ -155,12 +168,19 @@ LinearGradients Llama::linear_gradients(int block, Role role) const {
   return out;
 }
 
-Tensor Llama::norm_gradient(int block, Role role) const { return linear_gradients(block, role).dw; }
+Tensor Llama::norm_gradient(int block, Role role) const {
+  return linear_gradients(block, role).dw;
+}
 
 LmHead::Scratch Llama::head_scratch(int64_t rows) const {
   auto row = [&](Arena::Slot slot) { return arena_.view(slot, rows).reshaped(1, rows); };
-  return {arena_.view(head_x_, rows),  arena_.view(head_xn_, rows), arena_.view(head_dxn_, rows), arena_.view(head_dx_, rows),
-          row(head_rstd_), row(head_loss_),              arena_.view(logits_)};
+  return {arena_.view(head_x_, rows),
+          arena_.view(head_xn_, rows),
+          arena_.view(head_dxn_, rows),
+          arena_.view(head_dx_, rows),
+          row(head_rstd_),
+          row(head_loss_),
+          arena_.view(logits_)};
 }
 
 void Llama::backward(const BatchView& batch) {
@@ -175,11 +195,14 @@ void Llama::backward(const BatchView& batch) {
     store_.open_gradients(block);
     LayerView v = layer_view(i, T);
     Linear o = linear(lease, block, Role::o);
-    mlp_.backward(ops_, {lease[Role::mlp_norm], linear(lease, block, Role::gate_up), linear(lease, block, Role::down)},
-                  {norm_gradient(block, Role::mlp_norm), linear_gradients(block, Role::gate_up), linear_gradients(block, Role::down)}, v.mlp,
-                  v.mlp_scratch, dx, o.sb());
+    mlp_.backward(
+        ops_, {lease[Role::mlp_norm], linear(lease, block, Role::gate_up), linear(lease, block, Role::down)},
+        {norm_gradient(block, Role::mlp_norm), linear_gradients(block, Role::gate_up),
+         linear_gradients(block, Role::down)},
+        v.mlp, v.mlp_scratch, dx, o.sb());
     attention_.backward(ops_, batch, {lease[Role::attn_norm], linear(lease, block, Role::qkv), o},
-                        {norm_gradient(block, Role::attn_norm), linear_gradients(block, Role::qkv), linear_gradients(block, Role::o)},
+                        {norm_gradient(block, Role::attn_norm), linear_gradients(block, Role::qkv),
+                         linear_gradients(block, Role::o)},
                         v.attention, v.attention_scratch, dx.col_range(0, C + o.e()), full || i > 0);
     store_.gradients_ready(block);
   }
@@ -205,11 +228,13 @@ double Llama::forward_backward(const HostBatch& host, float scale) {
     store_.open_gradients(head);
     if (tensors_.full_fine_tuning()) {
       if (output != head) store_.open_gradients(output);
-      gradients = {norm_gradient(head, Role::final_norm), linear_gradients(output, tensors_.lm_head_role()).dw};
+      gradients = {norm_gradient(head, Role::final_norm),
+                   linear_gradients(output, tensors_.lm_head_role()).dw};
     }
-    loss = head_.loss_and_gradient(ops_, batch, {head_lease[Role::final_norm], output_lease[tensors_.lm_head_role()]}, gradients,
-                                   head_scratch(batch.loss_rows.size), arena_.view(x_out_, T), scale,
-                                   arena_.view(dx_, T).col_range(0, C));
+    loss = head_.loss_and_gradient(ops_, batch,
+                                   {head_lease[Role::final_norm], output_lease[tensors_.lm_head_role()]},
+                                   gradients, head_scratch(batch.loss_rows.size), arena_.view(x_out_, T),
+                                   scale, arena_.view(dx_, T).col_range(0, C));
     store_.gradients_ready(head);
   }
   backward(batch);
@@ -235,8 +260,8 @@ void Llama::logits(const HostBatch& host, std::span<const int32_t> rows, const T
   check(static_cast<int64_t>(rows.size()) <= list.cols, "more rows than tokens");
   ops_.device().copy_to_device(list.data, rows.data(), rows.size_bytes());
   head_.logits(ops_, {static_cast<const int32_t*>(list.data), static_cast<int64_t>(rows.size())},
-               {head_lease[Role::final_norm], output_lease[tensors_.lm_head_role()]}, head_scratch(limits_.max_tokens),
-               arena_.view(x_out_, batch.tokens.size), out);
+               {head_lease[Role::final_norm], output_lease[tensors_.lm_head_role()]},
+               head_scratch(limits_.max_tokens), arena_.view(x_out_, batch.tokens.size), out);
 }
 
 double training_flops(const LlamaTensors& tensors, double tokens, double loss_rows, double sum_len_squared) {
@@ -253,8 +278,10 @@ double training_flops(const LlamaTensors& tensors, double tokens, double loss_ro
   }
   double passes = full ? 3 : 2;
   double head = static_cast<double>(c.vocab_size * c.hidden_size);
-  double attention = (4.0 + 10.0) / 2 * static_cast<double>(c.num_attention_heads * c.head_dim * c.num_hidden_layers);
-  return 2 * passes * (layer_weights * tokens + head * loss_rows) + 2 * 3 * adapter_weights * tokens + attention * sum_len_squared;
+  double attention =
+      (4.0 + 10.0) / 2 * static_cast<double>(c.num_attention_heads * c.head_dim * c.num_hidden_layers);
+  return 2 * passes * (layer_weights * tokens + head * loss_rows) + 2 * 3 * adapter_weights * tokens +
+         attention * sum_len_squared;
 }
 
 }  // namespace llmft

@@ -10,11 +10,15 @@
 namespace llmft {
 namespace {
 
-// Starts of tensors inside a flat array, in elements: 256 bytes of f32, so that every view is aligned for any backend.
+// Starts of tensors inside a flat array, in elements: 256 bytes of f32, so that every view is aligned for any
+// backend.
 constexpr int64_t kAlign = 64;
-int64_t aligned(int64_t n) { return (n + kAlign - 1) / kAlign * kAlign; }
+int64_t aligned(int64_t n) {
+  return (n + kAlign - 1) / kAlign * kAlign;
+}
 
-const std::vector<std::string> kModules{"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"};
+const std::vector<std::string> kModules{"q_proj",    "k_proj",  "v_proj",   "o_proj",
+                                        "gate_proj", "up_proj", "down_proj"};
 
 // One linear or norm of the table below.
 struct Source {
@@ -47,8 +51,10 @@ std::vector<std::string> normalise_targets(const std::vector<std::string>& targe
     std::string full = target.ends_with("_proj") ? target : target + "_proj";
     if (std::find(kModules.begin(), kModules.end(), full) == kModules.end()) {
       std::string near = nearest_name(full, kModules);
-      user_error("adapter.targets: '{}' is not a linear layer that can carry an adapter (one of {}, or all-linear){}", target,
-                 join(kModules, ", "), near.empty() ? "" : "; did you mean '" + near + "'?");
+      user_error(
+          "adapter.targets: '{}' is not a linear layer that can carry an adapter (one of {}, or "
+          "all-linear){}",
+          target, join(kModules, ", "), near.empty() ? "" : "; did you mean '" + near + "'?");
     }
     add(full);
   }
@@ -86,14 +92,16 @@ LlamaTensors::LlamaTensors(const LlamaConfig& config, const AdapterSpec& adapter
   auto finish = [&](Block& block) {
     for (size_t t = 0; t < block.tensors.size(); ++t) {
       PackedTensor& tensor = block.tensors[t];
-      bool norm = tensor.role == Role::attn_norm || tensor.role == Role::mlp_norm || tensor.role == Role::final_norm;
+      bool norm =
+          tensor.role == Role::attn_norm || tensor.role == Role::mlp_norm || tensor.role == Role::final_norm;
       if (full_fine_tuning()) {
         block.trainable_numel = aligned(block.trainable_numel);
         tensor.offset = block.trainable_numel;
         for (size_t m = 0; m < tensor.members.size(); ++m) {
           const Member& member = tensor.members[m];
-          block.trainables.push_back({member.hf_name, TrainableKind::weight, member.rows, tensor.cols, block.trainable_numel,
-                                      static_cast<int>(t), static_cast<int>(m), !norm});
+          block.trainables.push_back({member.hf_name, TrainableKind::weight, member.rows, tensor.cols,
+                                      block.trainable_numel, static_cast<int>(t), static_cast<int>(m),
+                                      !norm});
           block.trainable_numel += member.rows * tensor.cols;
         }
         continue;
@@ -103,10 +111,12 @@ LlamaTensors::LlamaTensors(const LlamaConfig& config, const AdapterSpec& adapter
       for (size_t m = 0; m < tensor.members.size(); ++m) {
         const Member& member = tensor.members[m];
         if (member.adapter_rank == 0) continue;
-        std::string stem = "base_model.model." + member.hf_name.substr(0, member.hf_name.size() - std::string("weight").size());
+        std::string stem = "base_model.model." +
+                           member.hf_name.substr(0, member.hf_name.size() - std::string("weight").size());
         auto add = [&](const char* part, TrainableKind kind, int64_t rows, int64_t cols) {
           block.trainable_numel = aligned(block.trainable_numel);
-          block.trainables.push_back({stem + part, kind, rows, cols, block.trainable_numel, static_cast<int>(t), static_cast<int>(m), true});
+          block.trainables.push_back({stem + part, kind, rows, cols, block.trainable_numel,
+                                      static_cast<int>(t), static_cast<int>(m), true});
           block.trainable_numel += rows * cols;
         };
         add("lora_A.weight", TrainableKind::lora_a, member.adapter_rank, tensor.cols);
@@ -131,7 +141,8 @@ LlamaTensors::LlamaTensors(const LlamaConfig& config, const AdapterSpec& adapter
           {p + "self_attn.v_proj.weight", "v_proj", Hk * D}});
     pack(layer, Role::o, H * D, {{p + "self_attn.o_proj.weight", "o_proj", C}});
     pack(layer, Role::mlp_norm, C, {{p + "post_attention_layernorm.weight", "", 1}});
-    pack(layer, Role::gate_up, C, {{p + "mlp.gate_proj.weight", "gate_proj", F}, {p + "mlp.up_proj.weight", "up_proj", F}});
+    pack(layer, Role::gate_up, C,
+         {{p + "mlp.gate_proj.weight", "gate_proj", F}, {p + "mlp.up_proj.weight", "up_proj", F}});
     pack(layer, Role::down, F, {{p + "mlp.down_proj.weight", "down_proj", C}});
     finish(layer);
   }
@@ -151,7 +162,8 @@ int64_t LlamaTensors::trainable_count() const {
 std::string LlamaTensors::layout_hash() const {
   std::string text;
   for (const Block& block : blocks_)
-    for (const Trainable& t : block.trainables) text += fmt::format("{} {} {} {}\n", t.name, t.rows, t.cols, t.offset);
+    for (const Trainable& t : block.trainables)
+      text += fmt::format("{} {} {} {}\n", t.name, t.rows, t.cols, t.offset);
   return hash_bytes(text);
 }
 

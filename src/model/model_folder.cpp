@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstring>
+
 #include <nlohmann/json.hpp>
 
 #include "llmft/base/error.hpp"
@@ -15,7 +16,8 @@ namespace fs = std::filesystem;
 namespace {
 
 std::vector<int64_t> public_shape(const PackedTensor& packed, const Member& member) {
-  bool norm = packed.role == Role::attn_norm || packed.role == Role::mlp_norm || packed.role == Role::final_norm;
+  bool norm =
+      packed.role == Role::attn_norm || packed.role == Role::mlp_norm || packed.role == Role::final_norm;
   if (norm) return {packed.cols};
   return {member.rows, packed.cols};
 }
@@ -29,14 +31,16 @@ std::vector<std::byte> read_frozen(const TensorFolder& folder, const Block& bloc
     for (const Member& member : packed.members) {
       size_t row_bytes = static_cast<size_t>(packed.cols) * width;
       size_t stride = static_cast<size_t>(packed.stored_cols()) * width;
-      std::byte* to = flat.data() + static_cast<size_t>(packed.offset) * width + static_cast<size_t>(member.row) * stride;
+      std::byte* to =
+          flat.data() + static_cast<size_t>(packed.offset) * width + static_cast<size_t>(member.row) * stride;
       if (packed.extension == 0) {
         folder.read_as(member.hf_name, public_shape(packed, member), dtype, to);
         continue;
       }
       rows.resize(row_bytes * static_cast<size_t>(member.rows));
       folder.read_as(member.hf_name, public_shape(packed, member), dtype, rows.data());
-      for (size_t r = 0; r < static_cast<size_t>(member.rows); ++r) std::memcpy(to + r * stride, rows.data() + r * row_bytes, row_bytes);
+      for (size_t r = 0; r < static_cast<size_t>(member.rows); ++r)
+        std::memcpy(to + r * stride, rows.data() + r * row_bytes, row_bytes);
     }
   }
   return flat;
@@ -67,7 +71,8 @@ nlohmann::json parse_json(const fs::path& path) {
 
 }  // namespace
 
-void load_model(const fs::path& folder, const LlamaTensors& tensors, const Recipe& recipe, uint64_t seed, ParamStore& store) {
+void load_model(const fs::path& folder, const LlamaTensors& tensors, const Recipe& recipe, uint64_t seed,
+                ParamStore& store) {
   TensorFolder source(folder);
   for (int b = 0; b < tensors.block_count(); ++b) {
     const Block& block = tensors.block(b);
@@ -77,7 +82,8 @@ void load_model(const fs::path& folder, const LlamaTensors& tensors, const Recip
     for (const Trainable& t : block.trainables) {
       const PackedTensor& packed = block.tensors[static_cast<size_t>(t.tensor)];
       if (t.kind == TrainableKind::weight)
-        source.read_f32(t.name, public_shape(packed, packed.members[static_cast<size_t>(t.member)]), slice(master, t));
+        source.read_f32(t.name, public_shape(packed, packed.members[static_cast<size_t>(t.member)]),
+                        slice(master, t));
       else
         start_adapter(t, seed, slice(master, t));
     }
@@ -89,8 +95,11 @@ void load_model(const fs::path& folder, const LlamaTensors& tensors, const Recip
 AdapterSpec read_adapter_config(const fs::path& folder) {
   fs::path path = folder / "adapter_config.json";
   nlohmann::json j = parse_json(path);
-  auto refuse = [&](const std::string& what) { user_error("{}: {}; only plain LoRA adapters can be used", path.string(), what); };
-  if (j.value("peft_type", "") != "LORA") refuse("peft_type is " + j.value("peft_type", nlohmann::json()).dump());
+  auto refuse = [&](const std::string& what) {
+    user_error("{}: {}; only plain LoRA adapters can be used", path.string(), what);
+  };
+  if (j.value("peft_type", "") != "LORA")
+    refuse("peft_type is " + j.value("peft_type", nlohmann::json()).dump());
   if (j.value("use_dora", false)) refuse("use_dora is true");
   if (j.value("bias", "none") != "none") refuse("bias is " + j["bias"].dump());
   for (const char* key : {"rank_pattern", "alpha_pattern", "modules_to_save", "layers_to_transform"})
@@ -101,8 +110,9 @@ AdapterSpec read_adapter_config(const fs::path& folder) {
     spec.alpha = j.at("lora_alpha").get<double>();
     spec.rslora = j.value("use_rslora", false);
     const auto& targets = j.at("target_modules");
-    spec.targets = normalise_targets(targets.is_string() ? std::vector<std::string>{targets.get<std::string>()}
-                                                         : targets.get<std::vector<std::string>>());
+    spec.targets =
+        normalise_targets(targets.is_string() ? std::vector<std::string>{targets.get<std::string>()}
+                                              : targets.get<std::vector<std::string>>());
   } catch (const nlohmann::json::exception& e) {
     user_error("{}: not a PEFT adapter config ({})", path.string(), e.what());
   }
@@ -122,14 +132,16 @@ void load_adapter(const fs::path& folder, const LlamaTensors& tensors, ParamStor
   store.publish();
 }
 
-void save_adapter(const fs::path& folder, const LlamaTensors& tensors, const std::string& base, ParamStore& store, bool is_root) {
+void save_adapter(const fs::path& folder, const LlamaTensors& tensors, const std::string& base,
+                  ParamStore& store, bool is_root) {
   std::vector<std::vector<float>> masters;
   for (int b = 0; b < tensors.block_count(); ++b) masters.push_back(store.read_master(b));
   if (!is_root) return;
   std::vector<OutTensor> out;
   for (int b = 0; b < tensors.block_count(); ++b)
     for (const Trainable& t : tensors.block(b).trainables)
-      out.push_back({t.name, SafetensorsType::f32, {t.rows, t.cols}, slice(masters[static_cast<size_t>(b)], t).data()});
+      out.push_back(
+          {t.name, SafetensorsType::f32, {t.rows, t.cols}, slice(masters[static_cast<size_t>(b)], t).data()});
   const AdapterSpec& spec = tensors.adapter();
   nlohmann::json config{{"peft_type", "LORA"},
                         {"task_type", "CAUSAL_LM"},
@@ -155,7 +167,8 @@ void save_adapter(const fs::path& folder, const LlamaTensors& tensors, const std
   write_file_atomic(folder / "adapter_config.json", config.dump(2) + "\n");
 }
 
-void save_model(const fs::path& folder, const fs::path& source, const LlamaTensors& tensors, DType dtype, ParamStore& store, bool is_root) {
+void save_model(const fs::path& folder, const fs::path& source, const LlamaTensors& tensors, DType dtype,
+                ParamStore& store, bool is_root) {
   std::vector<std::vector<std::byte>> values;
   std::vector<OutTensor> out;
   for (int b = 0; b < tensors.block_count(); ++b) {
@@ -166,16 +179,19 @@ void save_model(const fs::path& folder, const fs::path& source, const LlamaTenso
       auto& bytes = values.emplace_back(static_cast<size_t>(t.numel()) * size_of(dtype));
       visit_dtype(dtype, [&](auto tag) {
         using T = decltype(tag);
-        convert(std::span<const float>(slice(master, t)), std::span(reinterpret_cast<T*>(bytes.data()), static_cast<size_t>(t.numel())));
+        convert(std::span<const float>(slice(master, t)),
+                std::span(reinterpret_cast<T*>(bytes.data()), static_cast<size_t>(t.numel())));
       });
       const PackedTensor& packed = block.tensors[static_cast<size_t>(t.tensor)];
-      out.push_back({t.name, safetensors_type(dtype), public_shape(packed, packed.members[static_cast<size_t>(t.member)]), bytes.data()});
+      out.push_back({t.name, safetensors_type(dtype),
+                     public_shape(packed, packed.members[static_cast<size_t>(t.member)]), bytes.data()});
     }
   }
   if (!is_root) return;
   make_writable_folder(folder);
   std::string config = config_json_with_dtype(read_file(source / "config.json"), dtype);
-  for (const char* name : {"generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"})
+  for (const char* name : {"generation_config.json", "tokenizer.json", "tokenizer.model",
+                           "tokenizer_config.json", "special_tokens_map.json"})
     copy_if_there(source / name, folder / name);
   write_safetensors(folder / "model.safetensors", out, {{"format", "pt"}});
   write_file_atomic(folder / "config.json", config);

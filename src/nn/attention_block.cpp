@@ -14,8 +14,8 @@ Qkv split_qkv(const AttentionShape& s, const Tensor& qkv) {
 
 }  // namespace
 
-void AttentionBlock::forward(Ops& ops, const BatchView& batch, const Weights& w, const Saved& saved, const Scratch& scratch,
-                             const Tensor& x_mid) const {
+void AttentionBlock::forward(Ops& ops, const BatchView& batch, const Weights& w, const Saved& saved,
+                             const Scratch& scratch, const Tensor& x_mid) const {
   int64_t rotated = (shape.heads + shape.kv_heads) * shape.head_dim;
   ops.norm(saved.x, w.norm, eps, w.qkv.a(), scratch.xn, scratch.rstd);
   w.qkv.forward(ops, scratch.xn, saved.qkv);
@@ -26,8 +26,9 @@ void AttentionBlock::forward(Ops& ops, const BatchView& batch, const Weights& w,
   w.o.forward(ops, saved.attn, x_mid, 1, saved.x);
 }
 
-void AttentionBlock::backward(Ops& ops, const BatchView& batch, const Weights& w, const Gradients& g, const Saved& saved,
-                              const Scratch& scratch, const Tensor& dx, bool want_dx) const {
+void AttentionBlock::backward(Ops& ops, const BatchView& batch, const Weights& w, const Gradients& g,
+                              const Saved& saved, const Scratch& scratch, const Tensor& dx,
+                              bool want_dx) const {
   int64_t rotated = (shape.heads + shape.kv_heads) * shape.head_dim;
   int64_t n = w.qkv.n();
   w.o.backward_input(ops, dx, scratch.dattn);
@@ -36,12 +37,14 @@ void AttentionBlock::backward(Ops& ops, const BatchView& batch, const Weights& w
   auto [q, k, v] = split_qkv(shape, saved.qkv);
   Tensor dqkv = scratch.dqkv.col_range(0, n);
   auto [dq, dk, dv] = split_qkv(shape, dqkv);
-  ops.attention_backward(shape, batch.cu_seqlens, q, k, v, saved.attn.col_range(0, w.o.k()), saved.lse, scratch.dattn, dq, dk, dv);
+  ops.attention_backward(shape, batch.cu_seqlens, q, k, v, saved.attn.col_range(0, w.o.k()), saved.lse,
+                         scratch.dattn, dq, dk, dv);
   ops.rope(dqkv.col_range(0, rotated), batch.positions, rope_table, Direction::backward);
   w.qkv.fill_gradient_tail(ops, scratch.dqkv);
 
   // the normed input is rebuilt rather than kept: cheaper to compute than to store
-  if (g.qkv.wanted() || g.norm || want_dx) ops.norm(saved.x, w.norm, eps, w.qkv.a(), scratch.xn, scratch.rstd);
+  if (g.qkv.wanted() || g.norm || want_dx)
+    ops.norm(saved.x, w.norm, eps, w.qkv.a(), scratch.xn, scratch.rstd);
   accumulate_gradients(ops, g.qkv, scratch.xn, scratch.dqkv, n, w.qkv.k());
   if (!want_dx && !g.norm) return;
   w.qkv.backward_input(ops, scratch.dqkv, scratch.dxn);

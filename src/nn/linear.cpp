@@ -18,14 +18,17 @@ void Linear::backward_input(Ops& ops, const Tensor& dy_ext, const Tensor& dx) co
   ops.matmul(Layout::nn, dy_ext, w_.col_range(0, k()), dx);
 }
 
-void accumulate_gradients(Ops& ops, const LinearGradients& gradients, const Tensor& x_ext, const Tensor& dy_ext, int64_t n, int64_t k) {
-  if (gradients.dw) ops.matmul(Layout::tn, dy_ext.col_range(0, n), x_ext.col_range(0, k), gradients.dw, 1, 1, gradients.dw);
+void accumulate_gradients(Ops& ops, const LinearGradients& gradients, const Tensor& x_ext,
+                          const Tensor& dy_ext, int64_t n, int64_t k) {
+  if (gradients.dw)
+    ops.matmul(Layout::tn, dy_ext.col_range(0, n), x_ext.col_range(0, k), gradients.dw, 1, 1, gradients.dw);
   for (const auto& adapter : gradients.adapters) {
     int64_t rank = adapter.da.rows;
     // the tail of dy_ext already carries s; that of x_ext does not
-    ops.matmul(Layout::tn, dy_ext.col_range(n + adapter.col, rank), x_ext.col_range(0, k), adapter.da, 1, 1, adapter.da);
-    ops.matmul(Layout::tn, dy_ext.col_range(adapter.row, adapter.db.rows), x_ext.col_range(k + adapter.col, rank), adapter.db,
-               gradients.scale, 1, adapter.db);
+    ops.matmul(Layout::tn, dy_ext.col_range(n + adapter.col, rank), x_ext.col_range(0, k), adapter.da, 1, 1,
+               adapter.da);
+    ops.matmul(Layout::tn, dy_ext.col_range(adapter.row, adapter.db.rows),
+               x_ext.col_range(k + adapter.col, rank), adapter.db, gradients.scale, 1, adapter.db);
   }
 }
 

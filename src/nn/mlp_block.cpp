@@ -2,7 +2,8 @@
 
 namespace llmft {
 
-void MlpBlock::forward(Ops& ops, const Weights& w, const Saved& saved, const Scratch& scratch, const Tensor& x_out) const {
+void MlpBlock::forward(Ops& ops, const Weights& w, const Saved& saved, const Scratch& scratch,
+                       const Tensor& x_out) const {
   ops.norm(saved.x_mid, w.norm, eps, w.gate_up.a(), scratch.xn, scratch.rstd);
   Tensor gate_up = saved.gate_up.col_range(0, w.gate_up.n());
   w.gate_up.forward(ops, scratch.xn, gate_up);
@@ -11,8 +12,8 @@ void MlpBlock::forward(Ops& ops, const Weights& w, const Saved& saved, const Scr
   w.down.forward(ops, scratch.h, x_out, 1, saved.x_mid);
 }
 
-void MlpBlock::backward(Ops& ops, const Weights& w, const Gradients& g, const Saved& saved, const Scratch& scratch, const Tensor& dx,
-                        const Tensor& next_sb) const {
+void MlpBlock::backward(Ops& ops, const Weights& w, const Gradients& g, const Saved& saved,
+                        const Scratch& scratch, const Tensor& dx, const Tensor& next_sb) const {
   int64_t c = saved.x_mid.cols;
   Tensor dy_ext = dx.col_range(0, c + w.down.e());
   w.down.fill_gradient_tail(ops, dy_ext);
@@ -28,7 +29,8 @@ void MlpBlock::backward(Ops& ops, const Weights& w, const Gradients& g, const Sa
   ops.norm(saved.x_mid, w.norm, eps, w.gate_up.a(), scratch.xn, scratch.rstd);
   accumulate_gradients(ops, g.gate_up, scratch.xn, saved.gate_up, w.gate_up.n(), w.gate_up.k());
   w.gate_up.backward_input(ops, saved.gate_up, scratch.dxn);
-  ops.norm_backward(scratch.dxn, saved.x_mid, w.norm, scratch.rstd, next_sb, dx.col_range(0, c + next_sb.cols), g.norm);
+  ops.norm_backward(scratch.dxn, saved.x_mid, w.norm, scratch.rstd, next_sb,
+                    dx.col_range(0, c + next_sb.cols), g.norm);
 }
 
 }  // namespace llmft

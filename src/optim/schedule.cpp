@@ -7,7 +7,8 @@
 namespace llmft {
 
 double Schedule::at(int64_t step) const {
-  if (step < warmup_steps) return peak * static_cast<double>(step) / static_cast<double>(std::max<int64_t>(1, warmup_steps));
+  if (step < warmup_steps)
+    return peak * static_cast<double>(step) / static_cast<double>(std::max<int64_t>(1, warmup_steps));
   auto span = static_cast<double>(std::max<int64_t>(1, total_steps - warmup_steps));
   double progress = std::min(1.0, static_cast<double>(step - warmup_steps) / span);
   double factor = 1;

@@ -5,7 +5,8 @@
 namespace llmft {
 
 Buffer GradientTree::take() {
-  if (free_.empty()) return Buffer(ops_->device(), static_cast<size_t>(numel_) * sizeof(float), MemoryPart::gradients);
+  if (free_.empty())
+    return Buffer(ops_->device(), static_cast<size_t>(numel_) * sizeof(float), MemoryPart::gradients);
   Buffer buffer = std::move(free_.back());
   free_.pop_back();
   return buffer;

@@ -1,5 +1,6 @@
-// A sum over leaves added one at a time, in the shape of a binary tree that depends only on the leaves' count: equal
-// subtrees merge as soon as both exist (a binary counter), the rest from the smallest up at the end.
+// A sum over leaves added one at a time, in the shape of a binary tree that depends only on the leaves'
+// count: equal subtrees merge as soon as both exist (a binary counter), the rest from the smallest up at the
+// end.
 #pragma once
 
 #include <vector>

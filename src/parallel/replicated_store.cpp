@@ -1,4 +1,5 @@
-// DDP, and one rank: every rank holds everything, gradients are summed over ranks, and each rank does the same update.
+// DDP, and one rank: every rank holds everything, gradients are summed over ranks, and each rank does the
+// same update.
 #include <bit>
 
 #include "gradient_tree.hpp"
@@ -14,12 +15,21 @@ class ReplicatedStore final : public ParamStore {
     bool full = c_.tensors.full_fine_tuning();
     Device& device = c_.ops.device();
     for (const Block& block : c_.tensors.blocks()) {
-      Held h{ShardMap(block.trainable_numel, c_.comm.size(), norm_chunk(block.trainable_numel)), {}, {}, {}, {}, {}, {}, {c_.ops, 0}};
+      Held h{ShardMap(block.trainable_numel, c_.comm.size(), norm_chunk(block.trainable_numel)),
+             {},
+             {},
+             {},
+             {},
+             {},
+             {},
+             {c_.ops, 0}};
       auto elements = static_cast<size_t>(h.map.padded(c_.comm.size()));
       MemoryPart part = full ? MemoryPart::weights : MemoryPart::adapters;
-      h.frozen = Buffer(device, static_cast<size_t>(block.frozen_numel) * size_of(c_.recipe.compute), MemoryPart::weights);
+      h.frozen = Buffer(device, static_cast<size_t>(block.frozen_numel) * size_of(c_.recipe.compute),
+                        MemoryPart::weights);
       h.master = Buffer(device, elements * sizeof(float), part);
-      if (full && c_.recipe.compute != DType::f32) h.compute = Buffer(device, elements * size_of(c_.recipe.compute), MemoryPart::weights);
+      if (full && c_.recipe.compute != DType::f32)
+        h.compute = Buffer(device, elements * size_of(c_.recipe.compute), MemoryPart::weights);
       h.gradient = Buffer(device, elements * sizeof(float), MemoryPart::gradients);
       if (c_.reduction == Reduction::tree) {
         h.tree = GradientTree(c_.ops, h.map.padded(c_.comm.size()));
@@ -40,7 +50,8 @@ class ReplicatedStore final : public ParamStore {
 
   WeightLease acquire(int block) override {
     Held& h = held(block);
-    return {*this, block, flat(h.frozen, c_.recipe.compute), h.compute.bytes() != 0 ? flat(h.compute, c_.recipe.compute) : flat(h.master)};
+    return {*this, block, flat(h.frozen, c_.recipe.compute),
+            h.compute.bytes() != 0 ? flat(h.compute, c_.recipe.compute) : flat(h.master)};
   }
   void prefetch(int) override {}
 
@@ -101,7 +112,8 @@ class ReplicatedStore final : public ParamStore {
     c_.ops.device().copy_to_device(held(block).frozen.data(), frozen.data(), frozen.size());
   }
   void set_master(int block, std::span<const float> master) override {
-    check(static_cast<int64_t>(master.size()) == c_.tensors.block(block).trainable_numel, "masters of another size");
+    check(static_cast<int64_t>(master.size()) == c_.tensors.block(block).trainable_numel,
+          "masters of another size");
     c_.ops.device().copy_to_device(held(block).master.data(), master.data(), master.size_bytes());
   }
   std::vector<float> read_master(int block) override {
@@ -125,7 +137,9 @@ class ReplicatedStore final : public ParamStore {
   static Tensor flat(const Buffer& buffer, DType dtype = DType::f32) {
     return buffer.view(dtype, 1, static_cast<int64_t>(buffer.bytes() / size_of(dtype)));
   }
-  Tensor trained(int block, const Buffer& buffer) const { return flat(buffer).col_range(0, c_.tensors.block(block).trainable_numel); }
+  Tensor trained(int block, const Buffer& buffer) const {
+    return flat(buffer).col_range(0, c_.tensors.block(block).trainable_numel);
+  }
 
   StoreContext c_;
   std::vector<Held> held_;
@@ -133,6 +147,8 @@ class ReplicatedStore final : public ParamStore {
 
 }  // namespace
 
-std::unique_ptr<ParamStore> make_replicated_store(const StoreContext& context) { return std::make_unique<ReplicatedStore>(context); }
+std::unique_ptr<ParamStore> make_replicated_store(const StoreContext& context) {
+  return std::make_unique<ReplicatedStore>(context);
+}
 
 }  // namespace llmft

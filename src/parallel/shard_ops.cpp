@@ -21,9 +21,12 @@ ShardMap::ShardMap(int64_t n, int ranks, int64_t multiple) : numel(n) {
   shard = (each + multiple - 1) / multiple * multiple;
 }
 
-ShardRange ShardMap::range(int rank) const { return {std::min(numel, rank * shard), std::min(numel, (rank + 1) * shard)}; }
+ShardRange ShardMap::range(int rank) const {
+  return {std::min(numel, rank * shard), std::min(numel, (rank + 1) * shard)};
+}
 
-void write_adapters(Ops& ops, const LlamaTensors& tensors, int block, const Tensor& frozen, const Tensor& master) {
+void write_adapters(Ops& ops, const LlamaTensors& tensors, int block, const Tensor& frozen,
+                    const Tensor& master) {
   const Block& b = tensors.block(block);
   auto scale = static_cast<float>(tensors.adapter().scale());
   for (const Trainable& t : b.trainables) {
@@ -33,13 +36,17 @@ void write_adapters(Ops& ops, const LlamaTensors& tensors, int block, const Tens
                         .reshaped(packed.stored_rows(), packed.stored_cols());
     Tensor value = master.col_range(t.offset, t.numel()).reshaped(t.rows, t.cols);
     if (t.kind == TrainableKind::lora_a)
-      ops.convert(value, weight.row_range(packed.rows + member.adapter_col, t.rows).col_range(0, packed.cols));
+      ops.convert(value,
+                  weight.row_range(packed.rows + member.adapter_col, t.rows).col_range(0, packed.cols));
     else
-      ops.convert(value, weight.row_range(member.row, t.rows).col_range(packed.cols + member.adapter_col, t.cols), scale);
+      ops.convert(value,
+                  weight.row_range(member.row, t.rows).col_range(packed.cols + member.adapter_col, t.cols),
+                  scale);
   }
 }
 
-void tree_reduce_scatter(Ops& ops, Comm& comm, const Tensor& full, const Tensor& shard, const Tensor& scratch) {
+void tree_reduce_scatter(Ops& ops, Comm& comm, const Tensor& full, const Tensor& shard,
+                         const Tensor& scratch) {
   comm.all_to_all(full, scratch);
   int64_t n = shard.numel();
   for (int step = 1; step < comm.size(); step *= 2)

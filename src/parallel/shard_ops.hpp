@@ -1,5 +1,5 @@
-// What both stores share: where a rank's part of a flat array lies, how adapters get into their columns, and the sum
-// over ranks in tree order.
+// What both stores share: where a rank's part of a flat array lies, how adapters get into their columns, and
+// the sum over ranks in tree order.
 #pragma once
 
 #include "llmft/parallel/strategy.hpp"
@@ -16,9 +16,12 @@ struct ShardMap {
 };
 
 // Writes A and s B of a block's masters (whole, f32) into the adapter columns of its frozen weights (whole).
-void write_adapters(Ops& ops, const LlamaTensors& tensors, int block, const Tensor& frozen, const Tensor& master);
+void write_adapters(Ops& ops, const LlamaTensors& tensors, int block, const Tensor& frozen,
+                    const Tensor& master);
 
-// shard = this rank's slice of the sum of `full` over ranks, added pairwise in rank order. scratch: as large as full.
-void tree_reduce_scatter(Ops& ops, Comm& comm, const Tensor& full, const Tensor& shard, const Tensor& scratch);
+// shard = this rank's slice of the sum of `full` over ranks, added pairwise in rank order. scratch: as large
+// as full.
+void tree_reduce_scatter(Ops& ops, Comm& comm, const Tensor& full, const Tensor& shard,
+                         const Tensor& scratch);
 
 }  // namespace llmft

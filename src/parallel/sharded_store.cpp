@@ -1,5 +1,6 @@
-// FSDP, full_shard: between uses a rank holds only its slice of every block's flat arrays. A lease gathers the block into
-// a pooled buffer; opened gradients are a pooled buffer too, reduced and scattered when the block is ready.
+// FSDP, full_shard: between uses a rank holds only its slice of every block's flat arrays. A lease gathers
+// the block into a pooled buffer; opened gradients are a pooled buffer too, reduced and scattered when the
+// block is ready.
 #include <map>
 
 #include "gradient_tree.hpp"
@@ -9,7 +10,8 @@
 namespace llmft {
 namespace {
 
-// Buffers that come back are kept for the next block of the same size, so that a step allocates nothing after the first.
+// Buffers that come back are kept for the next block of the same size, so that a step allocates nothing after
+// the first.
 class Pool {
  public:
   Pool(Device& device, MemoryPart part) : device_(device), part_(part) {}
@@ -34,17 +36,29 @@ class Pool {
 class ShardedStore final : public ParamStore {
  public:
   explicit ShardedStore(const StoreContext& context)
-      : c_(context), weights_pool_(c_.ops.device(), MemoryPart::weights), gradients_pool_(c_.ops.device(), MemoryPart::gradients) {
+      : c_(context),
+        weights_pool_(c_.ops.device(), MemoryPart::weights),
+        gradients_pool_(c_.ops.device(), MemoryPart::gradients) {
     bool full = c_.tensors.full_fine_tuning();
     Device& device = c_.ops.device();
     int n = c_.comm.size();
     for (const Block& block : c_.tensors.blocks()) {
-      Held h{ShardMap(block.frozen_numel, n, 64), ShardMap(block.trainable_numel, n, norm_chunk(block.trainable_numel)), {}, {}, {}, {}, {}, {}, 0,
+      Held h{ShardMap(block.frozen_numel, n, 64),
+             ShardMap(block.trainable_numel, n, norm_chunk(block.trainable_numel)),
+             {},
+             {},
+             {},
+             {},
+             {},
+             {},
+             0,
              {c_.ops, 0}};
       auto elements = static_cast<size_t>(h.trained_map.shard);
-      h.frozen = Buffer(device, static_cast<size_t>(h.frozen_map.shard) * size_of(c_.recipe.compute), MemoryPart::weights);
+      h.frozen = Buffer(device, static_cast<size_t>(h.frozen_map.shard) * size_of(c_.recipe.compute),
+                        MemoryPart::weights);
       h.master = Buffer(device, elements * sizeof(float), full ? MemoryPart::weights : MemoryPart::adapters);
-      if (full && c_.recipe.compute != DType::f32) h.compute = Buffer(device, elements * size_of(c_.recipe.compute), MemoryPart::weights);
+      if (full && c_.recipe.compute != DType::f32)
+        h.compute = Buffer(device, elements * size_of(c_.recipe.compute), MemoryPart::weights);
       h.gradient = Buffer(device, elements * sizeof(float), MemoryPart::gradients);
       h.tree = GradientTree(c_.ops, h.trained_map.shard);
       device.zero(h.master.data(), h.master.bytes());
@@ -116,7 +130,9 @@ class ShardedStore final : public ParamStore {
     }
   }
 
-  ShardRange local_range(int block) const override { return held_[static_cast<size_t>(block)].trained_map.range(c_.comm.rank()); }
+  ShardRange local_range(int block) const override {
+    return held_[static_cast<size_t>(block)].trained_map.range(c_.comm.rank());
+  }
   Tensor local_master(int block) override { return trained(block, held(block).master); }
   Tensor local_gradient(int block) override { return trained(block, held(block).gradient); }
 
@@ -130,14 +146,16 @@ class ShardedStore final : public ParamStore {
     size_t width = size_of(c_.recipe.compute);
     check(frozen.size() == static_cast<size_t>(h.frozen_map.numel) * width, "frozen weights of another size");
     ShardRange range = h.frozen_map.range(c_.comm.rank());
-    auto mine = frozen.subspan(static_cast<size_t>(range.begin) * width, static_cast<size_t>(range.end - range.begin) * width);
+    auto mine = frozen.subspan(static_cast<size_t>(range.begin) * width,
+                               static_cast<size_t>(range.end - range.begin) * width);
     c_.ops.device().copy_to_device(h.frozen.data(), mine.data(), mine.size());
   }
   void set_master(int block, std::span<const float> master) override {
     Held& h = held(block);
     check(static_cast<int64_t>(master.size()) == h.trained_map.numel, "masters of another size");
     ShardRange range = local_range(block);
-    auto mine = master.subspan(static_cast<size_t>(range.begin), static_cast<size_t>(range.end - range.begin));
+    auto mine =
+        master.subspan(static_cast<size_t>(range.begin), static_cast<size_t>(range.end - range.begin));
     c_.ops.device().copy_to_device(h.master.data(), mine.data(), mine.size_bytes());
   }
   std::vector<float> read_master(int block) override {
@@ -193,15 +211,19 @@ class ShardedStore final : public ParamStore {
 
 }  // namespace
 
-std::unique_ptr<ParamStore> make_sharded_store(const StoreContext& context) { return std::make_unique<ShardedStore>(context); }
+std::unique_ptr<ParamStore> make_sharded_store(const StoreContext& context) {
+  return std::make_unique<ShardedStore>(context);
+}
 
 std::unique_ptr<ParamStore> make_param_store(Strategy strategy, const StoreContext& context) {
   int n = context.comm.size();
   if (context.reduction == Reduction::tree && (n & (n - 1)) != 0)
-    user_error("--deterministic: {} ranks (the summation tree needs a power of two); use 1, 2, 4, 8, ... ranks", n);
+    user_error(
+        "--deterministic: {} ranks (the summation tree needs a power of two); use 1, 2, 4, 8, ... ranks", n);
   switch (strategy) {
     case Strategy::none:
-      if (n > 1) user_error("--strategy none: is for one rank, and {} were started; use --strategy ddp or fsdp", n);
+      if (n > 1)
+        user_error("--strategy none: is for one rank, and {} were started; use --strategy ddp or fsdp", n);
       return make_replicated_store(context);
     case Strategy::ddp:
       return make_replicated_store(context);

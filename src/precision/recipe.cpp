@@ -23,7 +23,8 @@ Recipe make_recipe(Precision precision) {
     case Precision::fp8:
       break;
   }
-  user_error("--precision fp8: not in this version yet; use bf16, which has the same range of use on any GPU");
+  user_error(
+      "--precision fp8: not in this version yet; use bf16, which has the same range of use on any GPU");
 }
 
 LossScaler::LossScaler(const Recipe& recipe, double initial_scale, int64_t growth_interval)

@@ -6,7 +6,6 @@
 #include <nlohmann/json.hpp>
 
 #include "llmft/base/error.hpp"
-#include "llmft/base/log.hpp"
 #include "llmft/tokenizer/bpe_tokenizer.hpp"
 #include "llmft/tokenizer/loaders.hpp"
 #include "llmft/tokenizer/unicode.hpp"
@@ -106,7 +105,7 @@ std::unique_ptr<Splitter> make_splitter(const json& root, const std::string& whe
                      byte_level);
   if (!byte_level) unsupported(where, "its pre_tokenizer is not ByteLevel");
   if (patterns.size() == 1 && patterns[0] == kLlama3Pattern) return make_llama3_splitter();
-  log::warn(
+  warn_once(
       "{}: its split pattern is not Llama 3's; PCRE2 applies it, which is slower and has its own version of "
       "Unicode",
       where);
@@ -155,7 +154,7 @@ void read_added_tokens(const json& node, const std::string& where, BpeModel& mod
     if (id >= MergeTable::kMaxIds) user_error("{}: id {} of '{}' is too large", where, id, name);
     for (const char* trait : {"single_word", "lstrip", "rstrip"})
       if (value_or(token, trait, false))
-        log::warn("{}: {} of the added token '{}' is ignored", where, trait, name);
+        warn_once("{}: {} of the added token '{}' is ignored", where, trait, name);
     auto& names = value_or(token, "special", false) ? model.special : model.always_matched;
     names[name] = static_cast<TokenId>(id);
     // An added token may stand in the vocabulary too; it is no text there.

@@ -6,7 +6,6 @@
 #include <fmt/format.h>
 
 #include "llmft/base/error.hpp"
-#include "llmft/base/log.hpp"
 #include "llmft/base/text.hpp"
 #include "llmft/tokenizer/bpe_tokenizer.hpp"
 #include "llmft/tokenizer/loaders.hpp"
@@ -123,7 +122,7 @@ std::unique_ptr<Tokenizer> load_tiktoken(std::string_view content, const std::st
   model.vocabulary = read_vocabulary(content, where);
   const size_t ranks = model.vocabulary.size();
   if (ranks != kLlama3Ranks)
-    log::warn(
+    warn_once(
         "{}: {} entries where Llama 3 has {}; Llama 3's split rule and special tokens are taken all the same",
         where, ranks, kLlama3Ranks);
 

@@ -34,7 +34,8 @@ Pack Batches::pack(const std::vector<PackPosition>& step, int64_t micro_step, co
     PackPosition from = next_step;
     ahead_position_ = mine(take(from), 0);
   }
-  ahead_ = std::async(std::launch::async, [this, p = ahead_position_] { return loader_.pack(p.epoch, p.index); });
+  ahead_ =
+      std::async(std::launch::async, [this, p = ahead_position_] { return loader_.pack(p.epoch, p.index); });
   return pack;
 }
 

@@ -1,5 +1,6 @@
-// Which packs make up which step, for all ranks alike. Step s of a run takes the next `batch_packs` packs of the stream
-// epoch 0, epoch 1, ...; micro-step j of rank r is pack j * ranks + r of them. The next pack is read ahead on a thread.
+// Which packs make up which step, for all ranks alike. Step s of a run takes the next `batch_packs` packs of
+// the stream epoch 0, epoch 1, ...; micro-step j of rank r is pack j * ranks + r of them. The next pack is
+// read ahead on a thread.
 #pragma once
 
 #include <cstdint>

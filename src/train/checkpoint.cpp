@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <fstream>
+
 #include <nlohmann/json.hpp>
 
 #include "llmft/base/error.hpp"
@@ -16,10 +17,15 @@ namespace {
 
 constexpr int kFormat = 1;
 
-fs::path folder_of(const fs::path& run) { return run / "checkpoints"; }
-std::string part_name(int rank, int ranks) { return fmt::format("state-{:05}-of-{:05}.safetensors", rank, ranks); }
+fs::path folder_of(const fs::path& run) {
+  return run / "checkpoints";
+}
+std::string part_name(int rank, int ranks) {
+  return fmt::format("state-{:05}-of-{:05}.safetensors", rank, ranks);
+}
 
-// The part of a block that this rank writes: its own where parameters are sharded, else an equal share of the work.
+// The part of a block that this rank writes: its own where parameters are sharded, else an equal share of the
+// work.
 ShardRange written_range(const ParamStore& store, int block, const Process& process) {
   if (!store.replicated()) return store.local_range(block);
   int64_t numel = store.tensors().block(block).trainable_numel;
@@ -32,7 +38,9 @@ struct Arrays {
 };
 
 std::array<Arrays, 3> arrays_of(int block, ParamStore& store, const AdamW& optimizer) {
-  return {{{"master", store.local_master(block)}, {"m", optimizer.local_m(block)}, {"v", optimizer.local_v(block)}}};
+  return {{{"master", store.local_master(block)},
+           {"m", optimizer.local_m(block)},
+           {"v", optimizer.local_v(block)}}};
 }
 
 void write_part(const fs::path& path, ParamStore& store, const AdamW& optimizer, const Process& process) {
@@ -46,8 +54,10 @@ void write_part(const fs::path& path, ParamStore& store, const AdamW& optimizer,
       auto& copy = values.emplace_back(static_cast<size_t>(range.end - range.begin));
       Tensor part = array.flat.col_range(range.begin - local_begin, range.end - range.begin);
       store.device().copy_to_host(copy.data(), part.data, part.bytes());
-      tensors.push_back({fmt::format("{}/{}/{}", store.tensors().block(b).name, array.name, range.begin), SafetensorsType::f32,
-                         {range.end - range.begin}, copy.data()});
+      tensors.push_back({fmt::format("{}/{}/{}", store.tensors().block(b).name, array.name, range.begin),
+                         SafetensorsType::f32,
+                         {range.end - range.begin},
+                         copy.data()});
     }
   }
   write_safetensors(path, tensors, {{"format", "llmft-checkpoint"}});
@@ -109,7 +119,8 @@ std::vector<fs::path> list_checkpoints(const fs::path& run) {
 std::string inspect(const fs::path& folder, nlohmann::json& state) {
   try {
     state = nlohmann::json::parse(read_file(folder / "state.json"));
-    if (state.at("format") != kFormat) return fmt::format("format {} is not {}", state.at("format").dump(), kFormat);
+    if (state.at("format") != kFormat)
+      return fmt::format("format {} is not {}", state.at("format").dump(), kFormat);
     for (const auto& [name, hash] : state.at("files").items())
       if (hash_file(folder / name) != hash) return name + " is damaged";
     (void)from_json(state.at("state"));
@@ -119,7 +130,8 @@ std::string inspect(const fs::path& folder, nlohmann::json& state) {
   return "";
 }
 
-void read_parts(const fs::path& folder, const nlohmann::json& files, ParamStore& store, const AdamW& optimizer) {
+void read_parts(const fs::path& folder, const nlohmann::json& files, ParamStore& store,
+                const AdamW& optimizer) {
   for (const auto& [file_name, hash] : files.items()) {
     SafetensorsFile file(folder / file_name);
     for (int b = 0; b < store.tensors().block_count(); ++b) {
@@ -134,7 +146,8 @@ void read_parts(const fs::path& folder, const nlohmann::json& files, ParamStore&
           int64_t lo = std::max(begin, range.begin), hi = std::min(end, range.end);
           if (lo >= hi) continue;
           Tensor part = array.flat.col_range(lo - range.begin, hi - lo);
-          store.device().copy_to_device(part.data, entry.bytes.data() + static_cast<size_t>(lo - begin) * sizeof(float), part.bytes());
+          store.device().copy_to_device(
+              part.data, entry.bytes.data() + static_cast<size_t>(lo - begin) * sizeof(float), part.bytes());
         }
       }
     }
@@ -143,7 +156,8 @@ void read_parts(const fs::path& folder, const nlohmann::json& files, ParamStore&
 
 }  // namespace
 
-void save_checkpoint(const fs::path& run, const TrainState& state, ParamStore& store, AdamW& optimizer, const Process& process, int64_t keep) {
+void save_checkpoint(const fs::path& run, const TrainState& state, ParamStore& store, AdamW& optimizer,
+                     const Process& process, int64_t keep) {
   fs::path target = folder_of(run) / fmt::format("step-{:06}", state.step);
   fs::path temporary = target.string() + ".tmp";
   if (process.is_root()) {
@@ -156,7 +170,8 @@ void save_checkpoint(const fs::path& run, const TrainState& state, ParamStore& s
   std::vector<std::string> hashes = process.all_gather(hash_file(temporary / name));
   if (process.is_root()) {
     nlohmann::json files;
-    for (int r = 0; r < process.size(); ++r) files[part_name(r, process.size())] = hashes[static_cast<size_t>(r)];
+    for (int r = 0; r < process.size(); ++r)
+      files[part_name(r, process.size())] = hashes[static_cast<size_t>(r)];
     nlohmann::json document{{"format", kFormat}, {"files", files}, {"state", to_json(state)}};
     write_file_atomic(temporary / "state.json", document.dump(1) + "\n");
     fs::remove_all(target);
@@ -167,8 +182,9 @@ void save_checkpoint(const fs::path& run, const TrainState& state, ParamStore& s
   process.barrier();
 }
 
-std::optional<TrainState> load_checkpoint(const fs::path& run, const std::string& layout, const std::string& settings, ParamStore& store,
-                                          AdamW& optimizer, const Process& process) {
+std::optional<TrainState> load_checkpoint(const fs::path& run, const std::string& layout,
+                                          const std::string& settings, ParamStore& store, AdamW& optimizer,
+                                          const Process& process) {
   std::string chosen;
   if (process.is_root()) {
     for (const fs::path& folder : list_checkpoints(run)) {
@@ -186,13 +202,17 @@ std::optional<TrainState> load_checkpoint(const fs::path& run, const std::string
   nlohmann::json document = nlohmann::json::parse(read_file(fs::path(chosen) / "state.json"));
   TrainState state = from_json(document.at("state"));
   if (state.layout != layout)
-    user_error("{}: is of another model or adapter (names or shapes of the trained tensors differ); give the options it was made with, "
-               "or another --output",
-               chosen);
+    user_error(
+        "{}: is of another model or adapter (names or shapes of the trained tensors differ); give the "
+        "options it was made with, "
+        "or another --output",
+        chosen);
   if (state.settings != settings)
-    user_error("{}: was made with other settings, and a resumed run must go on as it began; it had\n{}\nand now\n{}\nGive the same options, "
-               "or another --output",
-               chosen, state.settings, settings);
+    user_error(
+        "{}: was made with other settings, and a resumed run must go on as it began; it had\n{}\nand "
+        "now\n{}\nGive the same options, "
+        "or another --output",
+        chosen, state.settings, settings);
   read_parts(chosen, document.at("files"), store, optimizer);
   optimizer.set_updates(state.updates);
   store.publish();

@@ -8,7 +8,9 @@ namespace {
 volatile std::sig_atomic_t g_requested = 0;
 constexpr int kSignals[] = {SIGTERM, SIGUSR1};
 
-void note_signal(int) { g_requested = 1; }
+void note_signal(int) {
+  g_requested = 1;
+}
 
 }  // namespace
 
@@ -24,6 +26,8 @@ InterruptWatch::~InterruptWatch() {
   for (int signal : kSignals) std::signal(signal, SIG_DFL);
 }
 
-bool InterruptWatch::requested() { return g_requested != 0; }
+bool InterruptWatch::requested() {
+  return g_requested != 0;
+}
 
 }  // namespace llmft

@@ -24,7 +24,8 @@ double median(std::vector<double> values) {
 std::string config_hash(const std::string& yaml) {
   std::string kept;
   for (const std::string& line : split(yaml, '\n')) {
-    bool place = line.starts_with("output:") || line.starts_with("results:") || line.starts_with("resume:") || line.starts_with("overwrite:");
+    bool place = line.starts_with("output:") || line.starts_with("results:") || line.starts_with("resume:") ||
+                 line.starts_with("overwrite:");
     if (!place) kept += line + "\n";
   }
   return hash_bytes(kept).substr(std::string("xxh3-128:").size(), 16);
@@ -38,8 +39,12 @@ RunFolder::RunFolder(const Process& process, const TrainOptions& options, const 
     make_writable_folder(o_.output);
     if (fs::exists(path("run.json")) && !o_.resume) {
       if (!o_.overwrite)
-        user_error("{}: holds a run already; give --resume to go on with it, --overwrite to delete it, or another --output", o_.output);
-      for (const char* name : {"run.json", "config.yaml", "steps.csv", "timing.csv", "memory.csv", "checkpoints", "adapter", "model"})
+        user_error(
+            "{}: holds a run already; give --resume to go on with it, --overwrite to delete it, or another "
+            "--output",
+            o_.output);
+      for (const char* name : {"run.json", "config.yaml", "steps.csv", "timing.csv", "memory.csv",
+                               "checkpoints", "adapter", "model"})
         fs::remove_all(path(name));
     }
     fs::remove(path("requeue"));
@@ -93,7 +98,8 @@ void RunFolder::write_step(const StepRow& row) {
 }
 
 void RunFolder::leave_requeue_mark(int64_t step) {
-  if (process_.is_root()) write_file_atomic(path("requeue"), fmt::format("stopped by a signal after step {}\n", step));
+  if (process_.is_root())
+    write_file_atomic(path("requeue"), fmt::format("stopped by a signal after step {}\n", step));
 }
 
 void RunFolder::finish(const TrainState& state, const Device& device, const Outcome& outcome) {

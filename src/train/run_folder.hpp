@@ -1,5 +1,5 @@
-// The run directory as a run fills it: config.yaml, run.json, steps.csv, timing.csv, memory.csv, and the run's row in
-// results/benchmarks.csv. Rank 0 writes; start() and finish() are collective.
+// The run directory as a run fills it: config.yaml, run.json, steps.csv, timing.csv, memory.csv, and the
+// run's row in results/benchmarks.csv. Rank 0 writes; start() and finish() are collective.
 #pragma once
 
 #include <optional>

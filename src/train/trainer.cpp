@@ -16,6 +16,7 @@
 #include "llmft/data/shard_set.hpp"
 #include "llmft/model/llama.hpp"
 #include "llmft/model/model_folder.hpp"
+#include "llmft/ops/backend.hpp"
 #include "llmft/tokenizer/tokenizer.hpp"
 #include "llmft/train/checkpoint.hpp"
 #include "run_folder.hpp"
@@ -59,11 +60,22 @@ int thread_count(const TrainOptions& o, const Process& process) {
   return std::max(1, static_cast<int>(std::thread::hardware_concurrency()) / process.local_size());
 }
 
-std::unique_ptr<Device> make_device(const TrainOptions& o) {
-  if (o.device == DeviceChoice::cuda)
-    user_error("--device cuda: this version trains on the CPU only (its CUDA backend is not built yet); use --device cpu");
-  return make_cpu_device();
+bool use_cuda(const TrainOptions& o) { return o.device == DeviceChoice::cuda || (o.device == DeviceChoice::automatic && cuda_device_count() > 0); }
+
+std::unique_ptr<Device> make_device(const TrainOptions& o, const Process& process) {
+  if (!use_cuda(o)) return make_cpu_device();
+  if (process.size() > 1)
+    user_error("--device cuda: {} ranks, and this version trains on one GPU with one rank only; start one rank, or use --device cpu", process.size());
+  return make_cuda_device(process.local_rank());
 }
+
+std::unique_ptr<Ops> make_ops(const TrainOptions& o, const Recipe& recipe, Device& device, const Process& process) {
+  if (device.kind() == DeviceKind::cpu) return make_cpu_ops(device, recipe.matmul, thread_count(o, process));
+  return make_cuda_ops(device, recipe.matmul, o.deterministic ? AttentionOrder::deterministic : AttentionOrder::fast);
+}
+
+// A GPU's matrix units take K in tiles of 64.
+int64_t extension_multiple(const Device& device) { return device.kind() == DeviceKind::cuda ? 64 : 1; }
 
 // One training run on this rank.
 class Trainer {
@@ -72,11 +84,11 @@ class Trainer {
       : process_(process),
         o_(options),
         recipe_(make_recipe(options.precision)),
-        device_(make_device(options)),
-        ops_(make_cpu_ops(*device_, recipe_.matmul, thread_count(options, process))),
+        device_(make_device(options, process)),
+        ops_(make_ops(options, recipe_, *device_, process)),
         comm_(make_host_comm(process)),
         config_(load_llama_config(options.model)),
-        tensors_(config_, adapter_of(options)),
+        tensors_(config_, adapter_of(options), extension_multiple(*device_)),
         shards_(options.data, expectation_of(options, config_)),
         loader_(shards_, {options.pack_tokens, static_cast<uint64_t>(options.seed), LoadOrder::shuffled}),
         batches_(loader_, options.batch_packs, process.rank(), process.size()),

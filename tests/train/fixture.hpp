@@ -3,8 +3,9 @@
 
 #include <filesystem>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <vector>
+
+#include <nlohmann/json.hpp>
 
 #include "llmft/base/file.hpp"
 #include "llmft/model/llama.hpp"
@@ -33,7 +34,9 @@ struct Documents {
   llmft::HostBatch view() const { return {tokens, positions, cu_seqlens, loss_rows, targets}; }
 };
 
-inline nlohmann::json read_json(const std::filesystem::path& path) { return nlohmann::json::parse(llmft::read_file(path)); }
+inline nlohmann::json read_json(const std::filesystem::path& path) {
+  return nlohmann::json::parse(llmft::read_file(path));
+}
 
 struct Model {
   llmft::Recipe recipe;
@@ -45,9 +48,11 @@ struct Model {
   std::unique_ptr<llmft::ParamStore> store;
   std::unique_ptr<llmft::Llama> llama;
 
-  Model(const std::filesystem::path& folder, const llmft::AdapterSpec& adapter, const std::filesystem::path& adapter_folder = {},
-        llmft::Precision precision = llmft::Precision::fp32, int64_t max_tokens = 256, std::unique_ptr<llmft::Comm> ranks = llmft::make_self_comm(),
-        llmft::Strategy strategy = llmft::Strategy::ddp, llmft::Reduction reduction = llmft::Reduction::fast, int64_t extension_multiple = 1)
+  Model(const std::filesystem::path& folder, const llmft::AdapterSpec& adapter,
+        const std::filesystem::path& adapter_folder = {}, llmft::Precision precision = llmft::Precision::fp32,
+        int64_t max_tokens = 256, std::unique_ptr<llmft::Comm> ranks = llmft::make_self_comm(),
+        llmft::Strategy strategy = llmft::Strategy::ddp, llmft::Reduction reduction = llmft::Reduction::fast,
+        int64_t extension_multiple = 1)
       : recipe(llmft::make_recipe(precision)),
         ops(llmft::make_cpu_ops(*device, recipe.matmul, 1)),
         config(llmft::load_llama_config(folder)),

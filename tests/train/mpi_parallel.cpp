@@ -1,8 +1,8 @@
-// One rank = DDP = FSDP on 1, 2 and 4 ranks: the same documents, as four micro-batches, spread over whatever ranks there
-// are, against one process that does them all.
-#include <doctest/doctest.h>
-
+// One rank = DDP = FSDP on 1, 2 and 4 ranks: the same documents, as four micro-batches, spread over whatever
+// ranks there are, against one process that does them all.
 #include <cmath>
+
+#include <doctest/doctest.h>
 
 #include "fixture.hpp"
 #include "mpi_main.hpp"
@@ -18,7 +18,8 @@ struct Case {
   bool lora;
   Precision precision;
 };
-constexpr Case kCases[] = {{false, Precision::fp32}, {true, Precision::fp32}, {true, Precision::bf16}, {false, Precision::fp16}};
+constexpr Case kCases[] = {
+    {false, Precision::fp32}, {true, Precision::fp32}, {true, Precision::bf16}, {false, Precision::fp16}};
 
 std::vector<Documents> golden_documents(int per_micro_batch) {
   nlohmann::json j = read_json(kGolden / "parity_tied/batch.json");
@@ -39,11 +40,13 @@ struct Outcome {
 };
 
 // Three updates on the same documents.
-Outcome train(const Case& c, std::unique_ptr<Comm> comm, Strategy strategy, Reduction reduction, int per_micro_batch) {
+Outcome train(const Case& c, std::unique_ptr<Comm> comm, Strategy strategy, Reduction reduction,
+              int per_micro_batch) {
   fs::path folder = kGolden / "parity_tied";
   fs::path adapter = c.lora ? folder / "lora_all_rs/adapter" : fs::path();
   int rank = comm->rank(), ranks = comm->size();
-  Model model(folder / "model", c.lora ? read_adapter_config(adapter) : AdapterSpec{}, adapter, c.precision, 256, std::move(comm), strategy, reduction);
+  Model model(folder / "model", c.lora ? read_adapter_config(adapter) : AdapterSpec{}, adapter, c.precision,
+              256, std::move(comm), strategy, reduction);
   AdamW optimizer({}, *model.ops, *model.store, *model.comm);
   std::vector<Documents> batches = golden_documents(per_micro_batch);
   double scored = 0;
@@ -108,7 +111,8 @@ TEST_CASE("fast reduction: DDP and FSDP agree with one rank to rounding") {
       Outcome together = train(c, make_host_comm(process), strategy, Reduction::fast, 1);
       for (size_t s = 0; s < alone.losses.size(); ++s) {
         CHECK(together.losses[s] == doctest::Approx(alone.losses[s]).epsilon(1e-6));
-        CHECK(together.norms[s] == doctest::Approx(alone.norms[s]).epsilon(c.precision == Precision::fp32 ? 1e-6 : 1e-4));
+        CHECK(together.norms[s] ==
+              doctest::Approx(alone.norms[s]).epsilon(c.precision == Precision::fp32 ? 1e-6 : 1e-4));
       }
       CHECK(difference(together, alone) < 1e-6);
     }
@@ -118,9 +122,11 @@ TEST_CASE("fast reduction: DDP and FSDP agree with one rank to rounding") {
 TEST_CASE("the split into micro-batches does not change loss or gradients") {
   if (test_process().size() > 1) return;
   for (bool lora : {false, true}) {
-    Outcome one = train({lora, Precision::fp32}, make_self_comm(), Strategy::ddp, Reduction::fast, kMicroBatches);
+    Outcome one =
+        train({lora, Precision::fp32}, make_self_comm(), Strategy::ddp, Reduction::fast, kMicroBatches);
     for (int per_micro_batch : {1, 2}) {
-      Outcome split = train({lora, Precision::fp32}, make_self_comm(), Strategy::ddp, Reduction::fast, per_micro_batch);
+      Outcome split =
+          train({lora, Precision::fp32}, make_self_comm(), Strategy::ddp, Reduction::fast, per_micro_batch);
       for (size_t s = 0; s < one.losses.size(); ++s) {
         CHECK(split.losses[s] == doctest::Approx(one.losses[s]).epsilon(1e-6));
         CHECK(split.norms[s] == doctest::Approx(one.norms[s]).epsilon(1e-5));
@@ -173,7 +179,9 @@ TEST_CASE("gradients do not pass between the documents of a micro-batch") {
     std::vector<int32_t> rows;
     for (size_t i = 0; i < b.size(); ++i) rows.push_back(static_cast<int32_t>(first.size() + i));
     std::vector<float> logits(rows.size() * static_cast<size_t>(model.config.vocab_size));
-    model.llama->logits(documents.view(), rows, matrix_view(logits.data(), static_cast<int64_t>(rows.size()), model.config.vocab_size));
+    model.llama->logits(
+        documents.view(), rows,
+        matrix_view(logits.data(), static_cast<int64_t>(rows.size()), model.config.vocab_size));
     return logits;
   };
   std::vector<float> base = logits_of_b(a, c);
@@ -187,7 +195,8 @@ TEST_CASE("gradients do not pass between the documents of a micro-batch") {
   documents.add(a, static_cast<int32_t>(a.size()));
   documents.add(b, 1);
   model.step_gradients(documents);
-  Tensor gradient = model.store->local_gradient(model.tensors.embedding_block()).reshaped(model.config.vocab_size, model.config.hidden_size);
+  Tensor gradient = model.store->local_gradient(model.tensors.embedding_block())
+                        .reshaped(model.config.vocab_size, model.config.hidden_size);
   for (int32_t token : a)
     for (int64_t i = 0; i < gradient.cols; ++i) CHECK(gradient.row<float>(token)[i] == 0.0f);
   CHECK(gradient.row<float>(b[0])[0] != 0.0f);

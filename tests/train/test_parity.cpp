@@ -1,7 +1,8 @@
-// The whole model against transformers and PEFT (tools/make_golden.py): forward, gradients, twenty training steps.
-#include <doctest/doctest.h>
-
+// The whole model against transformers and PEFT (tools/make_golden.py): forward, gradients, twenty training
+// steps.
 #include <cmath>
+
+#include <doctest/doctest.h>
 
 #include "fixture.hpp"
 #include "llmft/model/safetensors.hpp"
@@ -46,7 +47,8 @@ std::vector<float> all_logits(Model& model, const Documents& documents) {
   std::vector<float> logits(documents.tokens.size() * static_cast<size_t>(model.config.vocab_size));
   std::vector<int32_t> rows(documents.tokens.size());
   for (size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<int32_t>(i);
-  model.llama->logits(documents.view(), rows, matrix_view(logits.data(), static_cast<int64_t>(rows.size()), model.config.vocab_size));
+  model.llama->logits(documents.view(), rows,
+                      matrix_view(logits.data(), static_cast<int64_t>(rows.size()), model.config.vocab_size));
   return logits;
 }
 
@@ -59,7 +61,8 @@ void check_gradients(Model& model, const fs::path& golden, double tolerance) {
     std::memcpy(flat.data(), local.data, local.bytes());
     for (const Trainable& t : model.tensors.block(b).trainables) {
       INFO(t.name);
-      auto mine = std::span<const float>(flat).subspan(static_cast<size_t>(t.offset), static_cast<size_t>(t.numel()));
+      auto mine =
+          std::span<const float>(flat).subspan(static_cast<size_t>(t.offset), static_cast<size_t>(t.numel()));
       CHECK(relative_error(mine, golden_values(file, t.name)) < tolerance);
       ++seen;
     }
@@ -67,7 +70,9 @@ void check_gradients(Model& model, const fs::path& golden, double tolerance) {
   CHECK(seen == file.names().size());
 }
 
-AdapterSpec adapter_in(const fs::path& folder) { return read_adapter_config(folder); }
+AdapterSpec adapter_in(const fs::path& folder) {
+  return read_adapter_config(folder);
+}
 
 }  // namespace
 
@@ -81,7 +86,8 @@ TEST_CASE("logits, loss and all gradients equal transformers', full fine-tuning"
     CHECK(relative_error(all_logits(model, documents), golden_values(forward, "logits")) < 1e-5);
     double want = read_json(folder / "loss.json").at("loss");
     CHECK(model.step_gradients(documents) == doctest::Approx(want).epsilon(1e-5));
-    CHECK(model.llama->loss(documents.view()) / static_cast<double>(documents.targets.size()) == doctest::Approx(want).epsilon(1e-5));
+    CHECK(model.llama->loss(documents.view()) / static_cast<double>(documents.targets.size()) ==
+          doctest::Approx(want).epsilon(1e-5));
     check_gradients(model, folder / "grads.safetensors", 1e-4);
   }
 }
@@ -94,11 +100,12 @@ TEST_CASE("logits, loss and adapter gradients equal PEFT's, from adapters that P
         CAPTURE(adapter);
         fs::path folder = kGolden / name / adapter;
         Documents documents = golden_batch(kGolden / name);
-        Model model(kGolden / name / "model", adapter_in(folder / "adapter"), folder / "adapter", Precision::fp32, 256, make_self_comm(),
-                    Strategy::ddp, Reduction::fast, multiple);
+        Model model(kGolden / name / "model", adapter_in(folder / "adapter"), folder / "adapter",
+                    Precision::fp32, 256, make_self_comm(), Strategy::ddp, Reduction::fast, multiple);
         SafetensorsFile forward(folder / "forward.safetensors");
         CHECK(relative_error(all_logits(model, documents), golden_values(forward, "logits")) < 1e-5);
-        CHECK(model.step_gradients(documents) == doctest::Approx(read_json(folder / "loss.json").at("loss").get<double>()).epsilon(1e-5));
+        CHECK(model.step_gradients(documents) ==
+              doctest::Approx(read_json(folder / "loss.json").at("loss").get<double>()).epsilon(1e-5));
         check_gradients(model, folder / "grads.safetensors", 1e-4);
       }
     }
@@ -111,8 +118,9 @@ TEST_CASE("twenty AdamW steps follow torch's losses and gradient norms") {
     const char* model;
     bool lora;
   };
-  for (Run run : {Run{"full_tied", "parity_tied", false}, Run{"full_untied", "parity_untied", false}, Run{"lora_qvo_tied", "parity_tied", true},
-                  Run{"lora_all_rs_untied", "parity_untied", true}}) {
+  for (Run run :
+       {Run{"full_tied", "parity_tied", false}, Run{"full_untied", "parity_untied", false},
+        Run{"lora_qvo_tied", "parity_tied", true}, Run{"lora_all_rs_untied", "parity_untied", true}}) {
     INFO(run.name);
     fs::path folder = kGolden / "train20" / run.name;
     nlohmann::json golden = read_json(folder / "steps.json");
@@ -124,7 +132,8 @@ TEST_CASE("twenty AdamW steps follow torch's losses and gradient norms") {
     AdamW optimizer(options, *model.ops, *model.store, *model.comm);
     for (size_t s = 0; s < golden.at("steps").size(); ++s) {
       Documents documents;
-      for (const auto& d : batches[s]) documents.add(d.at("tokens").get<std::vector<int32_t>>(), d.at("loss_start"));
+      for (const auto& d : batches[s])
+        documents.add(d.at("tokens").get<std::vector<int32_t>>(), d.at("loss_start"));
       const auto& want = golden["steps"][s];
       CHECK(model.step_gradients(documents) == doctest::Approx(want.at("loss").get<double>()).epsilon(1e-5));
       double norm = optimizer.gradient_norm();
@@ -137,7 +146,8 @@ TEST_CASE("twenty AdamW steps follow torch's losses and gradient norms") {
           if (t.name != name) continue;
           std::vector<float> master = model.store->read_master(b);
           double sum = 0;
-          for (int64_t i = 0; i < t.numel(); ++i) sum += std::pow(static_cast<double>(master[static_cast<size_t>(t.offset + i)]), 2);
+          for (int64_t i = 0; i < t.numel(); ++i)
+            sum += std::pow(static_cast<double>(master[static_cast<size_t>(t.offset + i)]), 2);
           INFO(name);
           CHECK(std::sqrt(sum) == doctest::Approx(want.get<double>()).epsilon(1e-5));
         }
@@ -148,8 +158,9 @@ TEST_CASE("twenty AdamW steps follow torch's losses and gradient norms") {
 
 TEST_CASE("learning rates equal transformers' cosine schedule with warm-up") {
   nlohmann::json golden = read_json(kGolden / "train20/full_tied/steps.json");
-  Schedule schedule{ScheduleKind::cosine, golden.at("schedule").at("peak_lr"), golden.at("schedule").at("warmup_steps"),
-                    golden.at("schedule").at("total_steps"), 0};
+  Schedule schedule{ScheduleKind::cosine, golden.at("schedule").at("peak_lr"),
+                    golden.at("schedule").at("warmup_steps"), golden.at("schedule").at("total_steps"), 0};
   for (size_t s = 0; s < golden.at("steps").size(); ++s)
-    CHECK(schedule.at(static_cast<int64_t>(s)) == doctest::Approx(golden["steps"][s].at("lr").get<double>()).epsilon(1e-12));
+    CHECK(schedule.at(static_cast<int64_t>(s)) ==
+          doctest::Approx(golden["steps"][s].at("lr").get<double>()).epsilon(1e-12));
 }

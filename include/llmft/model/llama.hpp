@@ -1,5 +1,6 @@
-// The Llama architecture (Hugging Face's LlamaForCausalLM) over an Ops backend and a ParamStore: it knows neither the
-// device nor how many ranks there are. All memory is planned at construction; a step allocates nothing.
+// The Llama architecture (Hugging Face's LlamaForCausalLM) over an Ops backend and a ParamStore: it knows
+// neither the device nor how many ranks there are. All memory is planned at construction; a step allocates
+// nothing.
 #pragma once
 
 #include <span>
@@ -30,10 +31,12 @@ struct LlamaLimits {
 
 class Llama {
  public:
-  Llama(const LlamaTensors& tensors, const Recipe& recipe, Ops& ops, ParamStore& store, const LlamaLimits& limits);
+  Llama(const LlamaTensors& tensors, const Recipe& recipe, Ops& ops, ParamStore& store,
+        const LlamaLimits& limits);
 
   // Sum over the scored rows of -log p(target), and the gradients of scale * sum added into the store.
-  // scale = loss scale / scored rows of the whole global batch, so that gradients of micro-batches and ranks just add up.
+  // scale = loss scale / scored rows of the whole global batch, so that gradients of micro-batches and ranks
+  // just add up.
   double forward_backward(const HostBatch& batch, float scale);
   // The sum alone.
   double loss(const HostBatch& batch);
@@ -70,10 +73,11 @@ class Llama {
   LmHead head_;
 };
 
-// Floating-point operations of one training step as a plain implementation does them: 2 for a multiply-add; matrix products
-// of all layers and of lm_head on the scored rows, forward and input gradient, weight gradients of what is trained, and
-// causal attention (forward 4, backward 10 per head, query, key and channel, halved for causality) over sum_len_squared =
-// sum of squared document lengths. Work skipped or redone does not count (docs/performance.md).
+// Floating-point operations of one training step as a plain implementation does them: 2 for a multiply-add;
+// matrix products of all layers and of lm_head on the scored rows, forward and input gradient, weight
+// gradients of what is trained, and causal attention (forward 4, backward 10 per head, query, key and
+// channel, halved for causality) over sum_len_squared = sum of squared document lengths. Work skipped or
+// redone does not count (docs/performance.md).
 double training_flops(const LlamaTensors& tensors, double tokens, double loss_rows, double sum_len_squared);
 
 }  // namespace llmft

@@ -1,12 +1,15 @@
-// THE table of a Llama model's tensors: what exists, what it is called in Hugging Face folders and PEFT adapters, where
-// it lies in our buffers, what is trained. Allocation, loading, sharding, LoRA, checkpoints and export derive from it.
+// THE table of a Llama model's tensors: what exists, what it is called in Hugging Face folders and PEFT
+// adapters, where it lies in our buffers, what is trained. Allocation, loading, sharding, LoRA, checkpoints
+// and export derive from it.
 //
-// Blocks are the units that a sharding store gathers: 0 the embedding, 1..L the layers, L + 1 the head (final norm and,
-// unless tied, lm_head). A block has two flat arrays:
+// Blocks are the units that a sharding store gathers: 0 the embedding, 1..L the layers, L + 1 the head (final
+// norm and, unless tied, lm_head). A block has two flat arrays:
 //   frozen    weights that are not trained, in the compute dtype, as used: with room for adapter columns
 //             (ops/ops.hpp: W_ext [N + e, K + e])
-//   trainable f32 masters of what is trained, each tensor row-major under its public name and shape. In full fine-tuning the
-//             compute copy has the same layout; linears that are used as one matrix (q,k,v; gate,up) lie one after another.
+//   trainable f32 masters of what is trained, each tensor row-major under its public name and shape. In full
+//   fine-tuning the
+//             compute copy has the same layout; linears that are used as one matrix (q,k,v; gate,up) lie one
+//             after another.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +22,8 @@ namespace llmft {
 
 enum class Role { embedding, attn_norm, qkv, o, mlp_norm, gate_up, down, final_norm, lm_head };
 
-// LoRA with PEFT's meaning: y = W x + s B A x, s = alpha / r, or alpha / sqrt(r) with rsLoRA. rank 0: full fine-tuning.
+// LoRA with PEFT's meaning: y = W x + s B A x, s = alpha / r, or alpha / sqrt(r) with rsLoRA. rank 0: full
+// fine-tuning.
 struct AdapterSpec {
   int64_t rank = 0;
   double alpha = 16;
@@ -30,7 +34,8 @@ struct AdapterSpec {
   bool targets_module(const std::string& module) const;
 };
 
-// Accepts PEFT's module names and the short forms q, k, v, o, gate, up, down, and "all-linear"; UserError otherwise.
+// Accepts PEFT's module names and the short forms q, k, v, o, gate, up, down, and "all-linear"; UserError
+// otherwise.
 std::vector<std::string> normalise_targets(const std::vector<std::string>& targets);
 
 // One public tensor inside a packed one: rows [row, row + rows).
@@ -45,8 +50,8 @@ struct Member {
 
 struct PackedTensor {
   Role role;
-  int64_t rows = 0;  // N
-  int64_t cols = 0;  // K; norms have one row
+  int64_t rows = 0;       // N
+  int64_t cols = 0;       // K; norms have one row
   int64_t extension = 0;  // e: sum of the members' adapter ranks, rounded up to the backend's multiple
   int64_t offset = 0;     // in the block's frozen flat array, or trainable one in full fine-tuning
   std::vector<Member> members;
@@ -58,7 +63,8 @@ struct PackedTensor {
 enum class TrainableKind { weight, lora_a, lora_b };
 
 struct Trainable {
-  std::string name;  // Hugging Face's, or PEFT's "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+  std::string
+      name;  // Hugging Face's, or PEFT's "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
   TrainableKind kind;
   int64_t rows = 0;
   int64_t cols = 0;

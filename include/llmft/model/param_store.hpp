@@ -1,9 +1,10 @@
-// How blocks get their weights and give their gradients, without knowing how many ranks share them. parallel/ implements
-// it: whole on every rank (DDP, and one rank), or sharded (FSDP).
+// How blocks get their weights and give their gradients, without knowing how many ranks share them. parallel/
+// implements it: whole on every rank (DDP, and one rank), or sharded (FSDP).
 //
 // Order of calls in a step: zero_gradients(); per micro-batch: leases forward, then per block backward
-// open_gradients(b), gradient(b, i) written by +=, gradients_ready(b); finally finish_gradients(). Then the optimizer works
-// on local_master/local_gradient, and publish() makes the new values the ones that leases show.
+// open_gradients(b), gradient(b, i) written by +=, gradients_ready(b); finally finish_gradients(). Then the
+// optimizer works on local_master/local_gradient, and publish() makes the new values the ones that leases
+// show.
 #pragma once
 
 #include <cstdint>
@@ -68,7 +69,8 @@ class ParamStore {
   virtual bool replicated() const = 0;
   virtual void publish() = 0;
 
-  // Loading. frozen: the block's whole frozen flat array on the host, in the compute dtype; master: the whole trainable one.
+  // Loading. frozen: the block's whole frozen flat array on the host, in the compute dtype; master: the whole
+  // trainable one.
   virtual void set_frozen(int block, std::span<const std::byte> frozen) = 0;
   virtual void set_master(int block, std::span<const float> master) = 0;
   // Collective: the whole trainable flat array of a block, on every rank's host.

@@ -1,5 +1,5 @@
-// x_mid = x + o(attention(rope(qkv(norm(x))))): the first half of a Llama layer, forward, backward and what is kept
-// between them. T tokens, C width, H D = heads * head_dim, N = (H + 2 Hk) D.
+// x_mid = x + o(attention(rope(qkv(norm(x))))): the first half of a Llama layer, forward, backward and what
+// is kept between them. T tokens, C width, H D = heads * head_dim, N = (H + 2 Hk) D.
 #pragma once
 
 #include "llmft/nn/linear.hpp"
@@ -44,12 +44,13 @@ struct AttentionBlock {
     Tensor dxn;    // [T, C]
   };
 
-  void forward(Ops& ops, const BatchView& batch, const Weights& w, const Saved& saved, const Scratch& scratch, const Tensor& x_mid) const;
+  void forward(Ops& ops, const BatchView& batch, const Weights& w, const Saved& saved, const Scratch& scratch,
+               const Tensor& x_mid) const;
 
-  // dx [T, C + e_o]: on entry columns 0..C are the gradient of x_mid and the rest its tail dy sB_o; on exit columns 0..C
-  // are the gradient of x, unless want_dx is false (nothing below is trained).
-  void backward(Ops& ops, const BatchView& batch, const Weights& w, const Gradients& g, const Saved& saved, const Scratch& scratch,
-                const Tensor& dx, bool want_dx) const;
+  // dx [T, C + e_o]: on entry columns 0..C are the gradient of x_mid and the rest its tail dy sB_o; on exit
+  // columns 0..C are the gradient of x, unless want_dx is false (nothing below is trained).
+  void backward(Ops& ops, const BatchView& batch, const Weights& w, const Gradients& g, const Saved& saved,
+                const Scratch& scratch, const Tensor& dx, bool want_dx) const;
 };
 
 }  // namespace llmft

@@ -17,8 +17,8 @@ class Linear {
   int64_t k() const { return w_.cols - e_; }
   int64_t e() const { return e_; }
 
-  Tensor a() const { return e_ == 0 ? Tensor{} : w_.row_range(n(), e_).col_range(0, k()); }     // [e, K]
-  Tensor sb() const { return e_ == 0 ? Tensor{} : w_.row_range(0, n()).col_range(k(), e_); }    // [N, e]
+  Tensor a() const { return e_ == 0 ? Tensor{} : w_.row_range(n(), e_).col_range(0, k()); }   // [e, K]
+  Tensor sb() const { return e_ == 0 ? Tensor{} : w_.row_range(0, n()).col_range(k(), e_); }  // [N, e]
 
   // x_ext columns K.. = x A^T.
   void fill_input_tail(Ops& ops, const Tensor& x_ext) const;
@@ -38,10 +38,10 @@ class Linear {
 // Where a linear's parameter gradients go; all f32, all accumulated into.
 struct LinearGradients {
   struct Adapter {
-    int64_t row;   // first output row of the module inside the packed linear
-    int64_t col;   // its first adapter column
-    Tensor da;     // [r, K]
-    Tensor db;     // [rows, r]
+    int64_t row;  // first output row of the module inside the packed linear
+    int64_t col;  // its first adapter column
+    Tensor da;    // [r, K]
+    Tensor db;    // [rows, r]
   };
   Tensor dw;  // [N, K]; empty unless the weight itself is trained
   std::vector<Adapter> adapters;
@@ -51,6 +51,7 @@ struct LinearGradients {
 };
 
 // x_ext [T, K + e] and dy_ext [T, N + e] with their tails filled.
-void accumulate_gradients(Ops& ops, const LinearGradients& gradients, const Tensor& x_ext, const Tensor& dy_ext, int64_t n, int64_t k);
+void accumulate_gradients(Ops& ops, const LinearGradients& gradients, const Tensor& x_ext,
+                          const Tensor& dy_ext, int64_t n, int64_t k);
 
 }  // namespace llmft

@@ -1,5 +1,5 @@
-// Final norm, output projection and cross-entropy, only on the rows that are scored and in chunks of rows, so that the
-// logits of a whole batch never exist. R scored rows, C width, V vocabulary.
+// Final norm, output projection and cross-entropy, only on the rows that are scored and in chunks of rows, so
+// that the logits of a whole batch never exist. R scored rows, C width, V vocabulary.
 #pragma once
 
 #include "llmft/nn/attention_block.hpp"
@@ -29,18 +29,20 @@ struct LmHead {
   };
 
   // Sum over scored rows of -log p(target); x [T, C].
-  double loss(Ops& ops, const BatchView& batch, const Weights& w, const Scratch& scratch, const Tensor& x) const;
+  double loss(Ops& ops, const BatchView& batch, const Weights& w, const Scratch& scratch,
+              const Tensor& x) const;
 
   // The same, and dx [T, C] = gradient of scale * sum, with parameter gradients accumulated.
-  double loss_and_gradient(Ops& ops, const BatchView& batch, const Weights& w, const Gradients& g, const Scratch& scratch,
-                           const Tensor& x, float scale, const Tensor& dx) const;
+  double loss_and_gradient(Ops& ops, const BatchView& batch, const Weights& w, const Gradients& g,
+                           const Scratch& scratch, const Tensor& x, float scale, const Tensor& dx) const;
 
   // logits f32 [rows.size, V] of chosen rows of x.
-  void logits(Ops& ops, Indices rows, const Weights& w, const Scratch& scratch, const Tensor& x, const Tensor& out) const;
+  void logits(Ops& ops, Indices rows, const Weights& w, const Scratch& scratch, const Tensor& x,
+              const Tensor& out) const;
 
  private:
-  double run(Ops& ops, const BatchView& batch, const Weights& w, const Gradients& g, const Scratch& scratch, const Tensor& x, float scale,
-             LossMode mode) const;
+  double run(Ops& ops, const BatchView& batch, const Weights& w, const Gradients& g, const Scratch& scratch,
+             const Tensor& x, float scale, LossMode mode) const;
 };
 
 }  // namespace llmft

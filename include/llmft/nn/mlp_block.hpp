@@ -1,5 +1,5 @@
-// x_out = x_mid + down(swiglu(gate_up(norm(x_mid)))): the second half of a Llama layer, forward, backward and what is kept
-// between them. T tokens, C width, F intermediate width.
+// x_out = x_mid + down(swiglu(gate_up(norm(x_mid)))): the second half of a Llama layer, forward, backward and
+// what is kept between them. T tokens, C width, F intermediate width.
 #pragma once
 
 #include "llmft/nn/linear.hpp"
@@ -31,12 +31,13 @@ struct MlpBlock {
     Tensor dxn;   // [T, C]
   };
 
-  void forward(Ops& ops, const Weights& w, const Saved& saved, const Scratch& scratch, const Tensor& x_out) const;
+  void forward(Ops& ops, const Weights& w, const Saved& saved, const Scratch& scratch,
+               const Tensor& x_out) const;
 
-  // dx [T, C + max(e_down, e_o)]: on entry columns 0..C are the gradient of x_out; on exit those of x_mid, and columns
-  // C.. the tail dx sB_o of the linear below, next_sb [C, e_o] (empty: none).
-  void backward(Ops& ops, const Weights& w, const Gradients& g, const Saved& saved, const Scratch& scratch, const Tensor& dx,
-                const Tensor& next_sb) const;
+  // dx [T, C + max(e_down, e_o)]: on entry columns 0..C are the gradient of x_out; on exit those of x_mid,
+  // and columns C.. the tail dx sB_o of the linear below, next_sb [C, e_o] (empty: none).
+  void backward(Ops& ops, const Weights& w, const Gradients& g, const Saved& saved, const Scratch& scratch,
+                const Tensor& dx, const Tensor& next_sb) const;
 };
 
 }  // namespace llmft

@@ -1,5 +1,6 @@
-// AdamW over this rank's part of the trainable parameters, with clipping by the global gradient norm. Moments and masters
-// are f32. Where parameters are replicated each rank repeats the same update; where they are sharded each updates its own.
+// AdamW over this rank's part of the trainable parameters, with clipping by the global gradient norm. Moments
+// and masters are f32. Where parameters are replicated each rank repeats the same update; where they are
+// sharded each updates its own.
 #pragma once
 
 #include <functional>
@@ -22,8 +23,9 @@ class AdamW {
  public:
   AdamW(const AdamWOptions& options, Ops& ops, ParamStore& store, Comm& comm);
 
-  // L2 norm over all trainable parameters of all ranks, of the store's gradients as they are (loss scale included). The
-  // same bits for any number of ranks and any strategy, given the same gradients. Collective. inf or nan if any is.
+  // L2 norm over all trainable parameters of all ranks, of the store's gradients as they are (loss scale
+  // included). The same bits for any number of ranks and any strategy, given the same gradients. Collective.
+  // inf or nan if any is.
   double gradient_norm();
   // One update with gradients multiplied by grad_scale (clip factor / loss scale), then publish().
   void step(double lr, double grad_scale);
@@ -49,7 +51,8 @@ class AdamW {
   int64_t updates_ = 0;
 };
 
-// torch.nn.utils.clip_grad_norm_'s factor: min(1, max_norm / (norm + 1e-6)); 1 when max_norm is 0 (no clipping).
+// torch.nn.utils.clip_grad_norm_'s factor: min(1, max_norm / (norm + 1e-6)); 1 when max_norm is 0 (no
+// clipping).
 double clip_factor(double norm, double max_norm);
 
 }  // namespace llmft

@@ -12,16 +12,16 @@
 
 namespace llmft {
 
-// none: one rank. ddp: everything on every rank, gradients summed. fsdp: each rank keeps 1/n of parameters, gradients and
-// optimizer state and gathers a block when it is used (ZeRO-3; full_shard).
+// none: one rank. ddp: everything on every rank, gradients summed. fsdp: each rank keeps 1/n of parameters,
+// gradients and optimizer state and gathers a block when it is used (ZeRO-3; full_shard).
 enum class Strategy { none, ddp, fsdp, hsdp };
 inline constexpr std::pair<const char*, Strategy> kStrategyNames[] = {
     {"none", Strategy::none}, {"ddp", Strategy::ddp}, {"fsdp", Strategy::fsdp}, {"hsdp", Strategy::hsdp}};
 const char* name_of(Strategy strategy);
 
 // fast: micro-batches add up in place, ranks are summed by the library; repeatable for one number of ranks.
-// tree: gradients are summed over one binary tree over the global micro-batch index, whatever the number of ranks (a power
-// of two) and the strategy: micro-step j of rank r is leaf j * ranks + r.
+// tree: gradients are summed over one binary tree over the global micro-batch index, whatever the number of
+// ranks (a power of two) and the strategy: micro-step j of rank r is leaf j * ranks + r.
 enum class Reduction { fast, tree };
 
 struct StoreContext {
@@ -35,8 +35,8 @@ struct StoreContext {
 // UserError where the strategy does not fit the number of ranks.
 std::unique_ptr<ParamStore> make_param_store(Strategy strategy, const StoreContext& context);
 
-// The block of elements whose squares are summed together in the gradient norm: a function of the block's size alone, so
-// that the norm has the same bits for any number of ranks. Shards are multiples of it.
+// The block of elements whose squares are summed together in the gradient norm: a function of the block's
+// size alone, so that the norm has the same bits for any number of ranks. Shards are multiples of it.
 int64_t norm_chunk(int64_t trainable_numel);
 
 }  // namespace llmft

@@ -29,8 +29,8 @@ struct Recipe {
 // UserError for a precision this build cannot run.
 Recipe make_recipe(Precision precision);
 
-// Dynamic loss scaling (Micikevicius et al. 2018): gradients are of loss * scale; an update whose gradient norm is not
-// finite is skipped and halves the scale; `growth_interval` good updates in a row double it.
+// Dynamic loss scaling (Micikevicius et al. 2018): gradients are of loss * scale; an update whose gradient
+// norm is not finite is skipped and halves the scale; `growth_interval` good updates in a row double it.
 class LossScaler {
  public:
   struct State {

@@ -5,6 +5,9 @@
 #include <string>
 #include <string_view>
 
+#include <fmt/format.h>
+
+#include "llmft/base/log.hpp"
 #include "llmft/tokenizer/tokenizer.hpp"
 
 namespace llmft {
@@ -19,5 +22,11 @@ std::unique_ptr<Tokenizer> load_hugging_face(std::string_view content, const std
 
 // A serialized sentencepiece ModelProto.
 std::unique_ptr<Tokenizer> load_sentencepiece(std::string_view content, const std::string& where);
+
+// A warning about a file that every rank reads alike: said by rank 0 alone.
+template <class... Args>
+void warn_once(fmt::format_string<Args...> format, Args&&... args) {
+  if (log::rank() == 0) log::warn_line(fmt::format(format, std::forward<Args>(args)...));
+}
 
 }  // namespace llmft

@@ -1,6 +1,7 @@
-// Checkpoints: <run>/checkpoints/step-000100/ with one safetensors file a rank (its pieces of masters and AdamW moments, in
-// coordinates that do not depend on the number of ranks) and state.json (position, counters, hashes of the files), written
-// last. The folder is made under a temporary name and renamed when whole; one that is torn or damaged is named and passed over.
+// Checkpoints: <run>/checkpoints/step-000100/ with one safetensors file a rank (its pieces of masters and
+// AdamW moments, in coordinates that do not depend on the number of ranks) and state.json (position,
+// counters, hashes of the files), written last. The folder is made under a temporary name and renamed when
+// whole; one that is torn or damaged is named and passed over.
 #pragma once
 
 #include <cstdint>
@@ -34,12 +35,13 @@ struct TrainState {
 };
 
 // Collective. Then all but the newest `keep` checkpoints are deleted.
-void save_checkpoint(const std::filesystem::path& run, const TrainState& state, ParamStore& store, AdamW& optimizer,
-                     const Process& process, int64_t keep);
+void save_checkpoint(const std::filesystem::path& run, const TrainState& state, ParamStore& store,
+                     AdamW& optimizer, const Process& process, int64_t keep);
 
-// Collective: finds the newest whole checkpoint and loads it, any number of ranks. Nothing if there is none. UserError if it
-// belongs to another layout or other settings.
-std::optional<TrainState> load_checkpoint(const std::filesystem::path& run, const std::string& layout, const std::string& settings,
-                                          ParamStore& store, AdamW& optimizer, const Process& process);
+// Collective: finds the newest whole checkpoint and loads it, any number of ranks. Nothing if there is none.
+// UserError if it belongs to another layout or other settings.
+std::optional<TrainState> load_checkpoint(const std::filesystem::path& run, const std::string& layout,
+                                          const std::string& settings, ParamStore& store, AdamW& optimizer,
+                                          const Process& process);
 
 }  // namespace llmft

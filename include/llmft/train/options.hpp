@@ -67,7 +67,8 @@ struct TrainOptions {
 
 void describe(OptionSet& set, TrainOptions& options);
 
-// Checks what no single option shows (needed paths, ranges that depend on each other); UserError. ranks: of the run.
+// Checks what no single option shows (needed paths, ranges that depend on each other); UserError. ranks: of
+// the run.
 void validate(const TrainOptions& options, int ranks);
 
 }  // namespace llmft
