@@ -10,7 +10,21 @@
 
 namespace llmft {
 
+namespace {
+
+// Open MPI 4 prefers its 'rdma' one-sided component over TCP between nodes, where making a window then fails
+// (MPI_ERR_WIN); without it 'pt2pt' serves, or 'ucx' and 'sm' where they fit. Open MPI 5 has no 'pt2pt'.
+void choose_one_sided_component() {
+  char version[MPI_MAX_LIBRARY_VERSION_STRING] = {};
+  int length = 0;
+  MPI_Get_library_version(version, &length);
+  if (std::string_view(version).starts_with("Open MPI v4.")) ::setenv("OMPI_MCA_osc", "^rdma", 0);
+}
+
+}  // namespace
+
 Process::Process(int* argc, char*** argv) {
+  choose_one_sided_component();
   MPI_Init(argc, argv);
   MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_ARE_FATAL);
   MPI_Comm_rank(MPI_COMM_WORLD, &rank_);
