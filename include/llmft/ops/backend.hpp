@@ -1,6 +1,7 @@
 // The one place where a backend is chosen.
 #pragma once
 
+#include <filesystem>
 #include <memory>
 
 #include "llmft/ops/ops.hpp"
@@ -14,6 +15,20 @@ int cuda_device_count();
 std::unique_ptr<Device> make_cuda_device(int ordinal);
 // deterministic: attention's backward sums in a fixed order.
 enum class AttentionOrder { fast, deterministic };
-std::unique_ptr<Ops> make_cuda_ops(Device& device, MatmulMode mode, AttentionOrder order);
+
+// How matrix products choose among the library's algorithms for a shape. first: its ranking's first, the same
+// in every process. timed: the fastest of the first `candidates`, measured when a shape is first met and kept
+// in `file` (empty: for this process alone), which is keyed by GPU and library version.
+struct GemmTuning {
+  enum class Choice { first, timed };
+  Choice choice = Choice::timed;
+  int candidates = 8;
+  std::filesystem::path file;
+};
+
+// A deterministic order takes the first algorithms whatever `tuning` says: two processes may time
+// differently.
+std::unique_ptr<Ops> make_cuda_ops(Device& device, MatmulMode mode, AttentionOrder order,
+                                   const GemmTuning& tuning = {});
 
 }  // namespace llmft

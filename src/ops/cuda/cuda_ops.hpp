@@ -1,0 +1,64 @@
+// The CUDA backend: every op is one or a few launches on the device's stream and returns before they are
+// done, except chunk_sum_squares and sum, whose results are host values. Members check shapes on the host;
+// kernels.hpp declares what they launch. No float atomics anywhere: every sum runs in an order fixed by the
+// shapes, so results repeat bit for bit.
+#pragma once
+
+#include <array>
+#include <memory>
+
+#include "attention.hpp"
+#include "llmft/device/cuda_device.hpp"
+#include "llmft/ops/backend.hpp"
+
+namespace llmft {
+
+class Gemm;
+
+class CudaOps final : public Ops {
+ public:
+  CudaOps(CudaDevice& device, MatmulMode mode, AttentionOrder order, const GemmTuning& tuning);
+  ~CudaOps() override;
+
+  CudaDevice& device() override { return device_; }
+
+  void embed(Indices tokens, const Tensor& table, const Tensor& x) override;
+  void embed_backward(Indices tokens, const Tensor& dx, const Tensor& dtable) override;
+  void norm(const Tensor& x, const Tensor& w, float eps, const Tensor& a, const Tensor& y,
+            const Tensor& rstd) override;
+  void norm_backward(const Tensor& dy, const Tensor& x, const Tensor& w, const Tensor& rstd, const Tensor& b,
+                     const Tensor& dx, const Tensor& dw) override;
+  void matmul(Layout layout, const Tensor& a, const Tensor& b, const Tensor& d, float alpha, float beta,
+              const Tensor& c) override;
+  void rope(const Tensor& x, Indices positions, const Tensor& table, Direction direction) override;
+  void attention(const AttentionShape& shape, Indices cu_seqlens, const Tensor& q, const Tensor& k,
+                 const Tensor& v, const Tensor& out, const Tensor& lse) override;
+  void attention_backward(const AttentionShape& shape, Indices cu_seqlens, const Tensor& q, const Tensor& k,
+                          const Tensor& v, const Tensor& out, const Tensor& lse, const Tensor& dout,
+                          const Tensor& dq, const Tensor& dk, const Tensor& dv) override;
+  void swiglu(const Tensor& gate_up, const Tensor& h) override;
+  void swiglu_backward(const Tensor& dh, const Tensor& gate_up, const Tensor& h) override;
+  void gather_rows(const Tensor& x, Indices rows, const Tensor& y) override;
+  void scatter_rows(const Tensor& y, Indices rows, const Tensor& x) override;
+  void cross_entropy(const Tensor& logits, Indices targets, float scale, const Tensor& loss,
+                     LossMode mode) override;
+  void convert(const Tensor& from, const Tensor& to, float scale) override;
+  void add(const Tensor& from, const Tensor& to) override;
+  void chunk_sum_squares(const Tensor& x, int64_t chunk, std::span<double> out) override;
+  double sum(const Tensor& x) override;
+  void adamw(const AdamWParams& params, const Tensor& p, const Tensor& m, const Tensor& v,
+             const Tensor& grad) override;
+
+ private:
+  // Device memory that stays valid until it is asked for again; it keeps its largest size.
+  void* scratch(size_t bytes);
+  // Sums of squares, or of values, of `chunk` elements each: device partials, then host values.
+  void sums_of_chunks(const Tensor& x, int64_t chunk, bool squared, std::span<double> out);
+
+  CudaDevice& device_;
+  std::unique_ptr<Gemm> gemm_;
+  std::unique_ptr<AttentionEngine> attention_;
+  Buffer scratch_;
+};
+
+}  // namespace llmft
