@@ -81,7 +81,11 @@ void MergeTable::encode_short(std::string_view piece, std::vector<TokenId>& out)
 void MergeTable::encode_long(std::string_view piece, std::vector<TokenId>& out, Scratch& scratch) const {
   const size_t n = piece.size();
   if (n >= kNone) user_error("tokenizer: a single word of {} bytes is too long to encode; split the text", n);
-  auto& [symbols, ranks, next, previous, heap] = scratch;
+  auto& symbols = scratch.symbols;
+  auto& ranks = scratch.ranks;
+  auto& next = scratch.next;
+  auto& previous = scratch.previous;
+  auto& heap = scratch.heap;
   symbols.resize(n);
   ranks.resize(n);
   next.resize(n);

@@ -61,14 +61,14 @@ TEST_CASE("Meta's tokenizer.model: tiktoken's ids") {
 
   // names and ids as in llama_models/llama3/tokenizer.py
   CHECK(tokenizer->special_tokens().size() == 256);
-  for (auto [name, id] :
+  for (const auto& named :
        {std::pair{"<|begin_of_text|>", 128000u}, std::pair{"<|end_of_text|>", 128001u},
         std::pair{"<|finetune_right_pad_id|>", 128004u}, std::pair{"<|start_header_id|>", 128006u},
         std::pair{"<|end_header_id|>", 128007u}, std::pair{"<|eom_id|>", 128008u},
         std::pair{"<|eot_id|>", 128009u}, std::pair{"<|python_tag|>", 128010u},
         std::pair{"<|image|>", 128011u}, std::pair{"<|reserved_special_token_2|>", 128012u},
         std::pair{"<|reserved_special_token_245|>", 128255u}})
-    CHECK_MESSAGE(tokenizer->special(name) == id, name);
+    CHECK_MESSAGE(tokenizer->special(named.first) == named.second, named.first);
   CHECK_FALSE(tokenizer->special("<|reserved_special_token_246|>"));
 
   // not reachable by merging: as a whole piece only

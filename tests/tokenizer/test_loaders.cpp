@@ -67,7 +67,7 @@ json hugging_face(const std::vector<std::pair<std::string, std::string>>& merges
 std::string refusal(const std::string& content, const std::string& name = "tokenizer.model") {
   TemporaryFolder folder;
   const fs::path file = folder.write(name, content);
-  const std::string message = message_of([&] { load_tokenizer(file); });
+  std::string message = message_of([&] { load_tokenizer(file); });
   CHECK_MESSAGE(contains(message, file.string()), message);
   return message;
 }
