@@ -40,3 +40,9 @@ if(LLMFT_HAVE_CUDA)
 endif()
 # Open MPI's C++ bindings are not used; without this its header asks for libmpi_cxx, which newer versions lack.
 target_compile_definitions(llmft_comm PRIVATE OMPI_SKIP_MPICXX=1 MPICH_SKIP_MPICXX=1)
+
+# What run.json and 'llmft info' call this build; the commit is that of the last configure.
+execute_process(COMMAND git -C ${CMAKE_SOURCE_DIR} rev-parse --short HEAD OUTPUT_VARIABLE git_commit
+                OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+set_source_files_properties(${CMAKE_SOURCE_DIR}/src/report/machine.cpp PROPERTIES COMPILE_DEFINITIONS
+                            "LLMFT_VERSION=\"${PROJECT_VERSION}\";LLMFT_GIT=\"${git_commit}\"")

@@ -1,4 +1,5 @@
 #include <cstring>
+#include <exception>
 #include <limits>
 
 #include <mpi.h>
@@ -43,7 +44,10 @@ class MpiComm final : public Comm {
     MPI_Comm_rank(comm_, &rank_);
     MPI_Comm_size(comm_, &size_);
   }
-  ~MpiComm() override { MPI_Comm_free(&comm_); }
+  // Freeing is collective, and a rank that unwinds from an error must not wait for the others.
+  ~MpiComm() override {
+    if (std::uncaught_exceptions() == 0) MPI_Comm_free(&comm_);
+  }
   MpiComm(const MpiComm&) = delete;
   MpiComm& operator=(const MpiComm&) = delete;
 

@@ -10,7 +10,7 @@ namespace llmft {
 
 const char* name_of(MemoryPart part) {
   constexpr const char* names[kMemoryParts] = {"weights",     "adapters", "gradients", "optimizer",
-                                               "activations", "logits",   "workspace"};
+                                               "activations", "logits",   "workspace", "gathered"};
   return names[static_cast<size_t>(part)];
 }
 
@@ -19,8 +19,8 @@ void* Device::allocate(size_t bytes, MemoryPart part) {
   void* data = allocate_raw(bytes);
   if (data == nullptr)
     user_error(
-        "{}: out of memory for {} ({} wanted, {} held); lower data.pack_tokens or train.micro_batch, or use "
-        "--strategy fsdp",
+        "{}: out of memory for {} ({} wanted, {} held); lower train.pack_tokens, or use --strategy fsdp "
+        "on more ranks",
         name(), name_of(part), human_bytes(static_cast<double>(bytes)),
         human_bytes(static_cast<double>(bytes_held())));
   auto i = static_cast<size_t>(part);

@@ -34,8 +34,8 @@ class ReplicatedStore final : public ParamStore {
       if (c_.reduction == Reduction::tree) {
         h.tree = GradientTree(c_.ops, h.map.padded(c_.comm.size()));
         if (c_.comm.size() > 1) {
-          h.exchange = Buffer(device, elements * sizeof(float), MemoryPart::gradients);
-          h.shard = Buffer(device, static_cast<size_t>(h.map.shard) * sizeof(float), MemoryPart::gradients);
+          h.exchange = Buffer(device, elements * sizeof(float), MemoryPart::gathered);
+          h.shard = Buffer(device, static_cast<size_t>(h.map.shard) * sizeof(float), MemoryPart::gathered);
         }
       }
       device.zero(h.master.data(), h.master.bytes());

@@ -36,9 +36,7 @@ class Pool {
 class ShardedStore final : public ParamStore {
  public:
   explicit ShardedStore(const StoreContext& context)
-      : c_(context),
-        weights_pool_(c_.ops.device(), MemoryPart::weights),
-        gradients_pool_(c_.ops.device(), MemoryPart::gradients) {
+      : c_(context), pool_(c_.ops.device(), MemoryPart::gathered) {
     bool full = c_.tensors.full_fine_tuning();
     Device& device = c_.ops.device();
     int n = c_.comm.size();
@@ -77,11 +75,11 @@ class ShardedStore final : public ParamStore {
     if (h.leases++ == 0) {
       bool full = c_.tensors.full_fine_tuning();
       const Buffer& shard = full ? (h.compute.bytes() != 0 ? h.compute : h.master) : h.frozen;
-      h.gathered = gather(shard, compute, weights_pool_);
+      h.gathered = gather(shard, compute);
       if (!full && h.master.bytes() != 0) {
-        Buffer masters = gather(h.master, DType::f32, weights_pool_);
+        Buffer masters = gather(h.master, DType::f32);
         write_adapters(c_.ops, c_.tensors, block, flat(h.gathered, compute), flat(masters));
-        weights_pool_.give(std::move(masters));
+        pool_.give(std::move(masters));
       }
     }
     Tensor whole = flat(h.gathered, compute);
@@ -99,25 +97,25 @@ class ShardedStore final : public ParamStore {
   void open_gradients(int block) override {
     Held& h = held(block);
     if (h.master.bytes() == 0) return;
-    h.opened = gradients_pool_.take(h.master.bytes() * static_cast<size_t>(c_.comm.size()));
+    h.opened = pool_.take(h.master.bytes() * static_cast<size_t>(c_.comm.size()));
     c_.ops.device().zero(h.opened.data(), h.opened.bytes());
   }
 
   void gradients_ready(int block) override {
     Held& h = held(block);
     if (h.master.bytes() == 0) return;
-    Buffer shard = gradients_pool_.take(h.gradient.bytes());
+    Buffer shard = pool_.take(h.gradient.bytes());
     if (c_.reduction == Reduction::tree) {
-      Buffer scratch = gradients_pool_.take(h.opened.bytes());
+      Buffer scratch = pool_.take(h.opened.bytes());
       tree_reduce_scatter(c_.ops, c_.comm, flat(h.opened), flat(shard), flat(scratch));
-      gradients_pool_.give(std::move(scratch));
+      pool_.give(std::move(scratch));
       h.tree.add(flat(shard));
     } else {
       c_.comm.reduce_scatter(flat(h.opened), flat(shard));
       c_.ops.add(flat(shard), flat(h.gradient));
     }
-    gradients_pool_.give(std::move(shard));
-    gradients_pool_.give(std::move(h.opened));
+    pool_.give(std::move(shard));
+    pool_.give(std::move(h.opened));
     h.opened = Buffer();
   }
 
@@ -162,9 +160,9 @@ class ShardedStore final : public ParamStore {
     Held& h = held(block);
     std::vector<float> out(static_cast<size_t>(h.trained_map.numel));
     if (out.empty()) return out;
-    Buffer whole = gather(h.master, DType::f32, weights_pool_);
+    Buffer whole = gather(h.master, DType::f32);
     c_.ops.device().copy_to_host(out.data(), whole.data(), out.size() * sizeof(float));
-    weights_pool_.give(std::move(whole));
+    pool_.give(std::move(whole));
     return out;
   }
 
@@ -172,7 +170,7 @@ class ShardedStore final : public ParamStore {
   void release(int block) override {
     Held& h = held(block);
     if (--h.leases == 0) {
-      weights_pool_.give(std::move(h.gathered));
+      pool_.give(std::move(h.gathered));
       h.gathered = Buffer();
     }
   }
@@ -197,15 +195,14 @@ class ShardedStore final : public ParamStore {
     ShardRange range = local_range(block);
     return flat(buffer).col_range(0, range.end - range.begin);
   }
-  Buffer gather(const Buffer& shard, DType dtype, Pool& pool) {
-    Buffer whole = pool.take(shard.bytes() * static_cast<size_t>(c_.comm.size()));
+  Buffer gather(const Buffer& shard, DType dtype) {
+    Buffer whole = pool_.take(shard.bytes() * static_cast<size_t>(c_.comm.size()));
     c_.comm.all_gather(flat(shard, dtype), flat(whole, dtype));
     return whole;
   }
 
   StoreContext c_;
-  Pool weights_pool_;
-  Pool gradients_pool_;
+  Pool pool_;
   std::vector<Held> held_;
 };
 
@@ -215,24 +212,19 @@ std::unique_ptr<ParamStore> make_sharded_store(const StoreContext& context) {
   return std::make_unique<ShardedStore>(context);
 }
 
-std::unique_ptr<ParamStore> make_param_store(Strategy strategy, const StoreContext& context) {
-  int n = context.comm.size();
-  if (context.reduction == Reduction::tree && (n & (n - 1)) != 0)
+void check_strategy(Strategy strategy, Reduction reduction, int ranks) {
+  if (reduction == Reduction::tree && (ranks & (ranks - 1)) != 0)
     user_error(
-        "--deterministic: {} ranks (the summation tree needs a power of two); use 1, 2, 4, 8, ... ranks", n);
-  switch (strategy) {
-    case Strategy::none:
-      if (n > 1)
-        user_error("--strategy none: is for one rank, and {} were started; use --strategy ddp or fsdp", n);
-      return make_replicated_store(context);
-    case Strategy::ddp:
-      return make_replicated_store(context);
-    case Strategy::fsdp:
-      return make_sharded_store(context);
-    case Strategy::hsdp:
-      break;
-  }
-  user_error("--strategy hsdp: not in this version yet; use fsdp");
+        "--deterministic: {} ranks (the summation tree needs a power of two); use 1, 2, 4, 8, ... ranks",
+        ranks);
+  if (strategy == Strategy::none && ranks > 1)
+    user_error("--strategy none: is for one rank, and {} were started; use --strategy ddp or fsdp", ranks);
+  if (strategy == Strategy::hsdp) user_error("--strategy hsdp: not in this version yet; use fsdp");
+}
+
+std::unique_ptr<ParamStore> make_param_store(Strategy strategy, const StoreContext& context) {
+  check_strategy(strategy, context.reduction, context.comm.size());
+  return strategy == Strategy::fsdp ? make_sharded_store(context) : make_replicated_store(context);
 }
 
 }  // namespace llmft

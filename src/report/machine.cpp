@@ -54,6 +54,15 @@ std::string hdf5_version() {
   return fmt::format("{}.{}.{}", major, minor, release);
 }
 
+// "0.3.21 DYNAMIC_ARCH ... SkylakeX MAX_THREADS=64": which kernels it chose counts too.
+std::string openblas_version() {
+  auto* get = loaded<const char*()>("openblas_get_config");
+  if (get == nullptr) return "";
+  std::string_view text = trim(get());
+  constexpr std::string_view kName = "OpenBLAS ";
+  return std::string(text.starts_with(kName) ? text.substr(kName.size()) : text);
+}
+
 // For functions `const char* name()`.
 std::string text_version(const char* function) {
   auto* get = loaded<const char*()>(function);
@@ -114,7 +123,7 @@ std::vector<std::pair<std::string, std::string>> library_versions() {
   };
   add("MPI", mpi_version());
   add("HDF5", hdf5_version());
-  add("OpenBLAS", text_version("openblas_get_config"));
+  add("OpenBLAS", openblas_version());
   add("zlib", text_version("zlibVersion"));
   add("zstd", text_version("ZSTD_versionString"));
   add("PCRE2", pcre2_version());

@@ -10,6 +10,7 @@
 #include "llmft/base/log.hpp"
 #include "llmft/base/text.hpp"
 #include "llmft/model/safetensors.hpp"
+#include "run_settings.hpp"
 
 namespace llmft {
 namespace fs = std::filesystem;
@@ -63,6 +64,13 @@ void write_part(const fs::path& path, ParamStore& store, const AdamW& optimizer,
   write_safetensors(path, tensors, {{"format", "llmft-checkpoint"}});
 }
 
+nlohmann::json or_null(const std::optional<double>& value) {
+  return value ? nlohmann::json(*value) : nlohmann::json();
+}
+std::optional<double> optional_number(const nlohmann::json& value) {
+  return value.is_null() ? std::nullopt : std::optional(value.get<double>());
+}
+
 nlohmann::json to_json(const TrainState& s) {
   return {{"step", s.step},
           {"updates", s.updates},
@@ -74,8 +82,12 @@ nlohmann::json to_json(const TrainState& s) {
           {"supervised_tokens", s.supervised_tokens},
           {"loss_scale", s.scaler.scale},
           {"loss_scale_good_steps", s.scaler.good_steps},
+          {"planned_steps", s.planned_steps},
           {"first_loss", s.first_loss},
-          {"best_valid", s.best_valid},
+          {"last_loss", s.last_loss},
+          {"first_valid", or_null(s.first_valid)},
+          {"last_valid", or_null(s.last_valid)},
+          {"best_valid", or_null(s.best_valid)},
           {"bad_validations", s.bad_validations},
           {"seconds", s.seconds},
           {"layout", s.layout},
@@ -94,8 +106,12 @@ TrainState from_json(const nlohmann::json& j) {
   j.at("supervised_tokens").get_to(s.supervised_tokens);
   j.at("loss_scale").get_to(s.scaler.scale);
   j.at("loss_scale_good_steps").get_to(s.scaler.good_steps);
+  j.at("planned_steps").get_to(s.planned_steps);
   j.at("first_loss").get_to(s.first_loss);
-  j.at("best_valid").get_to(s.best_valid);
+  j.at("last_loss").get_to(s.last_loss);
+  s.first_valid = optional_number(j.at("first_valid"));
+  s.last_valid = optional_number(j.at("last_valid"));
+  s.best_valid = optional_number(j.at("best_valid"));
   j.at("bad_validations").get_to(s.bad_validations);
   j.at("seconds").get_to(s.seconds);
   j.at("layout").get_to(s.layout);
@@ -103,16 +119,37 @@ TrainState from_json(const nlohmann::json& j) {
   return s;
 }
 
+struct Found {
+  int64_t step;
+  fs::path path;
+};
+
 // Newest first.
-std::vector<fs::path> list_checkpoints(const fs::path& run) {
-  std::vector<fs::path> found;
+std::vector<Found> list_checkpoints(const fs::path& run) {
+  std::vector<Found> found;
   std::error_code error;
   for (const auto& entry : fs::directory_iterator(folder_of(run), error)) {
     std::string name = entry.path().filename().string();
-    if (name.starts_with("step-") && parse_int(name.substr(5))) found.push_back(entry.path());
+    if (!name.starts_with("step-")) continue;
+    if (std::optional<int64_t> step = parse_int(name.substr(5))) found.push_back({*step, entry.path()});
   }
-  std::sort(found.rbegin(), found.rend());
+  std::sort(found.begin(), found.end(), [](const Found& a, const Found& b) { return a.step > b.step; });
   return found;
+}
+
+void remove_temporary_folders(const fs::path& run) {
+  std::error_code error;
+  std::vector<fs::path> left;
+  for (const auto& entry : fs::directory_iterator(folder_of(run), error))
+    if (entry.path().extension() == ".tmp") left.push_back(entry.path());
+  for (const fs::path& path : left) fs::remove_all(path);
+}
+
+// Over all of state.json but itself.
+std::string document_hash(const nlohmann::json& document) {
+  nlohmann::json rest = document;
+  rest.erase("hash");
+  return hash_bytes(rest.dump());
 }
 
 // What is wrong with a checkpoint, or "" and its state.
@@ -121,6 +158,7 @@ std::string inspect(const fs::path& folder, nlohmann::json& state) {
     state = nlohmann::json::parse(read_file(folder / "state.json"));
     if (state.at("format") != kFormat)
       return fmt::format("format {} is not {}", state.at("format").dump(), kFormat);
+    if (state.at("hash") != document_hash(state)) return "state.json is damaged";
     for (const auto& [name, hash] : state.at("files").items())
       if (hash_file(folder / name) != hash) return name + " is damaged";
     (void)from_json(state.at("state"));
@@ -161,7 +199,7 @@ void save_checkpoint(const fs::path& run, const TrainState& state, ParamStore& s
   fs::path target = folder_of(run) / fmt::format("step-{:06}", state.step);
   fs::path temporary = target.string() + ".tmp";
   if (process.is_root()) {
-    fs::remove_all(temporary);
+    remove_temporary_folders(run);
     make_writable_folder(temporary);
   }
   process.barrier();
@@ -173,11 +211,13 @@ void save_checkpoint(const fs::path& run, const TrainState& state, ParamStore& s
     for (int r = 0; r < process.size(); ++r)
       files[part_name(r, process.size())] = hashes[static_cast<size_t>(r)];
     nlohmann::json document{{"format", kFormat}, {"files", files}, {"state", to_json(state)}};
+    document["hash"] = document_hash(document);
     write_file_atomic(temporary / "state.json", document.dump(1) + "\n");
     fs::remove_all(target);
     commit_file(temporary, target);
-    std::vector<fs::path> all = list_checkpoints(run);
-    for (size_t i = static_cast<size_t>(keep); i < all.size(); ++i) fs::remove_all(all[i]);
+    int64_t kept = 0;
+    for (const Found& found : list_checkpoints(run))
+      if (found.step > state.step || ++kept > keep) fs::remove_all(found.path);
   }
   process.barrier();
 }
@@ -187,7 +227,7 @@ std::optional<TrainState> load_checkpoint(const fs::path& run, const std::string
                                           const Process& process) {
   std::string chosen;
   if (process.is_root()) {
-    for (const fs::path& folder : list_checkpoints(run)) {
+    for (const auto& [step, folder] : list_checkpoints(run)) {
       nlohmann::json state;
       std::string fault = inspect(folder, state);
       if (fault.empty()) {
@@ -208,11 +248,8 @@ std::optional<TrainState> load_checkpoint(const fs::path& run, const std::string
         "or another --output",
         chosen);
   if (state.settings != settings)
-    user_error(
-        "{}: was made with other settings, and a resumed run must go on as it began; it had\n{}\nand "
-        "now\n{}\nGive the same options, "
-        "or another --output",
-        chosen, state.settings, settings);
+    user_error("{}: cannot go on from it with other settings ({}); give the same ones, or another --output",
+               chosen, settings_difference(state.settings, settings));
   read_parts(chosen, document.at("files"), store, optimizer);
   optimizer.set_updates(state.updates);
   store.publish();

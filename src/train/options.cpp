@@ -1,8 +1,22 @@
 #include "llmft/train/options.hpp"
 
+#include <algorithm>
+#include <filesystem>
+
 #include "llmft/base/error.hpp"
 
 namespace llmft {
+namespace fs = std::filesystem;
+namespace {
+
+bool lies_in(const std::string& path, const std::string& folder) {
+  if (path.empty()) return false;
+  std::error_code error;
+  fs::path inner = fs::weakly_canonical(path, error), outer = fs::weakly_canonical(folder, error);
+  return !error && std::mismatch(outer.begin(), outer.end(), inner.begin(), inner.end()).first == outer.end();
+}
+
+}  // namespace
 
 void describe(OptionSet& set, TrainOptions& o) {
   set.add("model", o.model, "model folder in Hugging Face form (config.json, model*.safetensors)",
@@ -87,6 +101,11 @@ void validate(const TrainOptions& o, int ranks) {
         "--data: no shard folder given; make one with 'llmft preprocess --input FILES --tokenizer "
         "MODEL_FOLDER --output shards/NAME'");
   if (o.output.empty()) user_error("--output: no run directory given; for example --output runs/first");
+  for (auto [flag, path] :
+       {std::pair("--model", o.model), std::pair("--data", o.data), std::pair("--adapter", o.adapter_init)})
+    if (lies_in(path, o.output))
+      user_error("{}: {} lies in the run directory {}, which the run writes to; give another --output", flag,
+                 path, o.output);
   if (o.batch_packs % ranks != 0)
     user_error(
         "train.batch_packs: {} micro-batches a step do not divide among {} ranks; use a multiple of {} or "

@@ -1,7 +1,10 @@
 #include "run_folder.hpp"
 
 #include <algorithm>
+#include <limits>
 #include <set>
+
+#include <nlohmann/json.hpp>
 
 #include "llmft/base/error.hpp"
 #include "llmft/base/file.hpp"
@@ -12,12 +15,26 @@ namespace llmft {
 namespace fs = std::filesystem;
 namespace {
 
-double median(std::vector<double> values) {
-  if (values.empty()) return 0;
+// null in run.json
+constexpr double kNotMeasured = std::numeric_limits<double>::quiet_NaN();
+
+std::optional<double> median(std::vector<double> values) {
+  if (values.empty()) return std::nullopt;
   auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
   std::nth_element(values.begin(), middle, values.end());
   if (values.size() % 2 == 1) return *middle;
   return (*middle + *std::max_element(values.begin(), middle)) / 2;
+}
+
+// "c" of "a/b/c" and of "a/b/c/".
+std::string folder_name(const fs::path& path) {
+  fs::path normal = path.lexically_normal();
+  return normal.has_filename() ? normal.filename().string() : normal.parent_path().filename().string();
+}
+
+bool run_is_finished(const fs::path& run_json) {
+  auto json = nlohmann::json::parse(read_file(run_json), nullptr, /*allow_exceptions=*/false);
+  return json.is_object() && json.value("finished", false);
 }
 
 // Of what decides a run's numbers and speed, not of where it is written.
@@ -36,20 +53,23 @@ std::string config_hash(const std::string& yaml) {
 RunFolder::RunFolder(const Process& process, const TrainOptions& options, const std::string& config_yaml)
     : process_(process), o_(options), config_yaml_(config_yaml) {
   if (process.is_root()) {
+    made_ = !fs::exists(o_.output);
     make_writable_folder(o_.output);
-    if (fs::exists(path("run.json")) && !o_.resume) {
-      if (!o_.overwrite)
+    if (fs::exists(path("run.json"))) {
+      if (!o_.resume && !o_.overwrite)
         user_error(
             "{}: holds a run already; give --resume to go on with it, --overwrite to delete it, or another "
             "--output",
             o_.output);
-      for (const char* name : {"run.json", "config.yaml", "steps.csv", "timing.csv", "memory.csv",
-                               "checkpoints", "adapter", "model"})
-        fs::remove_all(path(name));
+      finished_before_ = o_.resume && run_is_finished(path("run.json"));
     }
-    fs::remove(path("requeue"));
   }
-  process.barrier();
+  finished_before_ = process.broadcast(finished_before_ ? "1" : "0") == "1";
+}
+
+RunFolder::~RunFolder() {
+  std::error_code ignored;
+  if (made_ && !started_) fs::remove(o_.output, ignored);
 }
 
 void RunFolder::start(const Device& device) {
@@ -65,7 +85,13 @@ void RunFolder::start(const Device& device) {
   report_.device = device.name();
   report_.build.cuda = cuda_build_version();
   report_.config_hash = config_hash(config_yaml_);
+  started_ = true;
   if (!process_.is_root()) return;
+  if (!o_.resume)
+    for (const char* name : {"run.json", "config.yaml", "steps.csv", "timing.csv", "memory.csv",
+                             "checkpoints", "adapter", "model"})
+      fs::remove_all(path(name));
+  fs::remove(path("requeue"));
   write_file_atomic(path("config.yaml"), config_yaml_);
   write_run_report(path("run.json"), report_);
 }
@@ -79,18 +105,12 @@ void RunFolder::open_steps(int64_t last_step) {
 }
 
 void RunFolder::count_step(const StepRow& row, int64_t samples) {
-  last_loss_ = row.loss;
   if (steps_seen_++ < o_.timing_warmup) return;
   step_seconds_.push_back(row.step_time_s);
   tokens_per_s_.push_back(row.tokens_per_s);
   supervised_per_s_.push_back(row.supervised_tokens_per_s);
   samples_per_s_.push_back(static_cast<double>(samples) / row.step_time_s);
   if (row.mfu) mfus_.push_back(*row.mfu);
-}
-
-void RunFolder::note_validation(double loss) {
-  if (!first_valid_) first_valid_ = loss;
-  last_valid_ = loss;
 }
 
 void RunFolder::write_step(const StepRow& row) {
@@ -120,16 +140,17 @@ void RunFolder::finish(const TrainState& state, const Device& device, const Outc
 
   BenchmarkRow row;
   row.time_utc = utc_now();
-  row.run = fs::path(o_.output).lexically_normal().filename().string();
-  if (row.run.empty()) row.run = fs::path(o_.output).lexically_normal().parent_path().filename().string();
+  row.run = folder_name(o_.output);
   row.host = process_.host();
   row.device = device.name();
   row.version = report_.build.version;
   row.command = "train";
   row.precision = name_of(o_.precision);
   row.strategy = name_of(o_.strategy);
-  row.mode = o_.adapter_rank == 0 && o_.adapter_init.empty() ? "full" : "lora";
-  row.adapter_rank = row.mode == "full" ? 0 : o_.adapter_rank;
+  row.mode = outcome.adapter_rank == 0 ? "full" : "lora";
+  row.adapter_rank = outcome.adapter_rank;
+  row.model = folder_name(o_.model);
+  row.data = folder_name(o_.data);
   row.ranks = report_.ranks;
   row.nodes = report_.nodes;
   row.pack_tokens = o_.pack_tokens;
@@ -142,18 +163,18 @@ void RunFolder::finish(const TrainState& state, const Device& device, const Outc
   row.tokens_per_s = median(tokens_per_s_);
   row.supervised_tokens_per_s = median(supervised_per_s_);
   row.step_time_median_s = median(step_seconds_);
-  if (row.tokens_per_s > 0) row.epoch_time_s = outcome.tokens_per_epoch / row.tokens_per_s;
+  if (row.tokens_per_s) row.epoch_time_s = outcome.tokens_per_epoch / *row.tokens_per_s;
   row.training_time_s = state.seconds;
   row.peak_memory_bytes = static_cast<uint64_t>(peak[0]);
-  if (!mfus_.empty()) row.mfu = median(mfus_);
+  row.mfu = median(mfus_);
   row.loss_first = state.first_loss;
-  row.loss_last = last_loss_;
-  row.valid_loss = last_valid_;
+  row.loss_last = state.last_loss;
+  row.valid_loss = state.last_valid;
   row.config_hash = report_.config_hash;
 
   report_.finished = true;
   report_.results = {{"steps", state.step},
-                     {"planned_steps", outcome.planned_steps},
+                     {"planned_steps", state.planned_steps},
                      {"early_stopped", outcome.early_stopped},
                      {"skipped_steps", state.skipped},
                      {"precision", row.precision},
@@ -162,15 +183,15 @@ void RunFolder::finish(const TrainState& state, const Device& device, const Outc
                      {"samples", state.samples},
                      {"tokens", state.tokens},
                      {"supervised_tokens", state.supervised_tokens},
-                     {"tokens_per_s", row.tokens_per_s},
-                     {"supervised_tokens_per_s", row.supervised_tokens_per_s},
-                     {"step_time_median_s", row.step_time_median_s},
+                     {"tokens_per_s", row.tokens_per_s.value_or(kNotMeasured)},
+                     {"supervised_tokens_per_s", row.supervised_tokens_per_s.value_or(kNotMeasured)},
+                     {"step_time_median_s", row.step_time_median_s.value_or(kNotMeasured)},
                      {"training_time_s", state.seconds},
                      {"peak_memory_bytes", static_cast<int64_t>(row.peak_memory_bytes)},
                      {"loss_first", state.first_loss},
-                     {"loss_last", last_loss_}};
-  if (first_valid_) report_.results.emplace_back("valid_loss_first", *first_valid_);
-  if (last_valid_) report_.results.emplace_back("valid_loss_last", *last_valid_);
+                     {"loss_last", state.last_loss}};
+  if (state.first_valid) report_.results.emplace_back("valid_loss_first", *state.first_valid);
+  if (state.last_valid) report_.results.emplace_back("valid_loss_last", *state.last_valid);
   write_run_report(path("run.json"), report_);
   if (!o_.results.empty()) append_benchmark(o_.results, row);
 }

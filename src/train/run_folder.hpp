@@ -18,19 +18,25 @@ namespace llmft {
 class RunFolder {
  public:
   // UserError when the directory cannot be written or holds a run already (without --resume or --overwrite).
+  // Changes nothing in it, and one made here goes again if the run fails before start().
   RunFolder(const Process& process, const TrainOptions& options, const std::string& config_yaml);
+  ~RunFolder();
+  RunFolder(const RunFolder&) = delete;
+  RunFolder& operator=(const RunFolder&) = delete;
 
   PhaseTimer::Scope phase(std::string_view name) { return timer_.scope(name); }
   void add_phase(std::string_view name, double seconds) { timer_.add(name, seconds); }
 
+  // Removes the run that --overwrite gives up.
   void start(const Device& device);
+  // run.json says that the run ended with all its files written.
+  bool finished_before() const { return finished_before_; }
   void open_steps(int64_t last_step);
   void count_step(const StepRow& row, int64_t samples);
-  void note_validation(double loss);
   void write_step(const StepRow& row);
   void leave_requeue_mark(int64_t step);
   struct Outcome {
-    int64_t planned_steps;
+    int64_t adapter_rank;
     double tokens_per_epoch;
     bool early_stopped;
   };
@@ -47,8 +53,9 @@ class RunFolder {
   std::optional<StepLog> steps_;
   std::vector<double> step_seconds_, tokens_per_s_, supervised_per_s_, samples_per_s_, mfus_;
   int64_t steps_seen_ = 0;
-  std::optional<double> first_valid_, last_valid_;
-  double last_loss_ = 0;
+  bool made_ = false;
+  bool started_ = false;
+  bool finished_before_ = false;
 };
 
 }  // namespace llmft

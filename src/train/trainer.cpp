@@ -1,10 +1,10 @@
 #include "llmft/train/trainer.hpp"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <cmath>
 #include <thread>
+
+#include <unistd.h>
 
 #include "batches.hpp"
 #include "interrupt.hpp"
@@ -20,16 +20,20 @@
 #include "llmft/tokenizer/tokenizer.hpp"
 #include "llmft/train/checkpoint.hpp"
 #include "run_folder.hpp"
+#include "run_settings.hpp"
 
 namespace llmft {
 namespace fs = std::filesystem;
 namespace {
 
-HostBatch view_of(const Pack& pack) { return {pack.tokens, pack.positions, pack.cu_seqlens, pack.loss_rows, pack.targets}; }
+HostBatch view_of(const Pack& pack) {
+  return {pack.tokens, pack.positions, pack.cu_seqlens, pack.loss_rows, pack.targets};
+}
 
 double sum_squared_lengths(const Pack& pack) {
   double total = 0;
-  for (size_t i = 1; i < pack.cu_seqlens.size(); ++i) total += std::pow(pack.cu_seqlens[i] - pack.cu_seqlens[i - 1], 2);
+  for (size_t i = 1; i < pack.cu_seqlens.size(); ++i)
+    total += std::pow(pack.cu_seqlens[i] - pack.cu_seqlens[i - 1], 2);
   return total;
 }
 
@@ -39,7 +43,8 @@ AdapterSpec adapter_of(const TrainOptions& o) {
   return {o.adapter_rank, o.adapter_alpha, o.adapter_rslora, normalise_targets(o.adapter_targets)};
 }
 
-// Shards of another tokenizer train without an error and yield nonsense: compare with the model's own, where it has one.
+// Shards of another tokenizer train without an error and yield nonsense: compare with the model's own, where
+// it has one.
 ShardExpectation expectation_of(const TrainOptions& o, const LlamaConfig& config) {
   ShardExpectation expected{"", "", static_cast<uint64_t>(config.vocab_size)};
   if (fs::exists(fs::path(o.model) / "tokenizer.json") || fs::exists(fs::path(o.model) / "tokenizer.model")) {
@@ -60,22 +65,35 @@ int thread_count(const TrainOptions& o, const Process& process) {
   return std::max(1, static_cast<int>(std::thread::hardware_concurrency()) / process.local_size());
 }
 
-bool use_cuda(const TrainOptions& o) { return o.device == DeviceChoice::cuda || (o.device == DeviceChoice::automatic && cuda_device_count() > 0); }
+bool use_cuda(const TrainOptions& o) {
+  return o.device == DeviceChoice::cuda || (o.device == DeviceChoice::automatic && cuda_device_count() > 0);
+}
 
 std::unique_ptr<Device> make_device(const TrainOptions& o, const Process& process) {
   if (!use_cuda(o)) return make_cpu_device();
   if (process.size() > 1)
-    user_error("--device cuda: {} ranks, and this version trains on one GPU with one rank only; start one rank, or use --device cpu", process.size());
+    user_error(
+        "--device cuda: {} ranks, and this version trains on one GPU with one rank only; start one rank, or "
+        "use --device cpu",
+        process.size());
   return make_cuda_device(process.local_rank());
 }
 
-std::unique_ptr<Ops> make_ops(const TrainOptions& o, const Recipe& recipe, Device& device, const Process& process) {
+std::unique_ptr<Ops> make_ops(const TrainOptions& o, const Recipe& recipe, Device& device,
+                              const Process& process) {
   if (device.kind() == DeviceKind::cpu) return make_cpu_ops(device, recipe.matmul, thread_count(o, process));
-  return make_cuda_ops(device, recipe.matmul, o.deterministic ? AttentionOrder::deterministic : AttentionOrder::fast);
+  return make_cuda_ops(device, recipe.matmul,
+                       o.deterministic ? AttentionOrder::deterministic : AttentionOrder::fast);
+}
+
+Reduction reduction_of(const TrainOptions& o) {
+  return o.deterministic ? Reduction::tree : Reduction::fast;
 }
 
 // A GPU's matrix units take K in tiles of 64.
-int64_t extension_multiple(const Device& device) { return device.kind() == DeviceKind::cuda ? 64 : 1; }
+int64_t extension_multiple(const Device& device) {
+  return device.kind() == DeviceKind::cuda ? 64 : 1;
+}
 
 // One training run on this rank.
 class Trainer {
@@ -95,8 +113,7 @@ class Trainer {
         folder_(process, options, config_yaml) {
     {
       auto timed = folder_.phase("load");
-      Reduction reduction = options.deterministic ? Reduction::tree : Reduction::fast;
-      store_ = make_param_store(options.strategy, {tensors_, recipe_, *ops_, *comm_, reduction});
+      store_ = make_param_store(options.strategy, {tensors_, recipe_, *ops_, *comm_, reduction_of(options)});
       load_model(options.model, tensors_, recipe_, static_cast<uint64_t>(options.seed), *store_);
       if (!options.adapter_init.empty()) load_adapter(options.adapter_init, tensors_, *store_);
       optimizer_ = std::make_unique<AdamW>(options.adamw, *ops_, *store_, *comm_);
@@ -119,8 +136,12 @@ class Trainer {
   void end_of_run(bool early);
   [[noreturn]] void stop_on_bad_loss(const std::vector<PackPosition>& step, std::span<const double> losses);
 
+  bool resume_from_checkpoint();
+  bool patience_is_over() const { return o_.patience > 0 && state_.bad_validations >= o_.patience; }
+
   const Process& process_;
   const TrainOptions& o_;
+  InterruptWatch watch_;  // from before the model is read: a signal then ends the run after its first step
   Recipe recipe_;
   std::unique_ptr<Device> device_;
   std::unique_ptr<Ops> ops_;
@@ -149,38 +170,50 @@ class Trainer {
 void Trainer::open_validation() {
   fs::path valid = fs::path(o_.data) / "valid";
   if (!fs::exists(valid / "manifest.json")) return;
-  valid_shards_ = std::make_unique<ShardSet>(valid, ShardExpectation{"", "", static_cast<uint64_t>(config_.vocab_size)});
+  valid_shards_ =
+      std::make_unique<ShardSet>(valid, ShardExpectation{"", "", static_cast<uint64_t>(config_.vocab_size)});
   if (valid_shards_->size() == 0) return;
-  valid_loader_ = std::make_unique<Loader>(*valid_shards_, LoaderOptions{o_.pack_tokens, 0, LoadOrder::sequential});
+  valid_loader_ =
+      std::make_unique<Loader>(*valid_shards_, LoaderOptions{o_.pack_tokens, 0, LoadOrder::sequential});
 }
 
 void Trainer::plan_steps() {
   auto per_epoch = static_cast<double>(loader_.packs_in_epoch(0));
-  schedule_.total_steps = o_.steps > 0 ? o_.steps
-                                       : std::max<int64_t>(1, static_cast<int64_t>(std::ceil(o_.epochs * per_epoch / static_cast<double>(o_.batch_packs))));
+  schedule_.total_steps =
+      o_.steps > 0 ? o_.steps
+                   : std::max<int64_t>(1, static_cast<int64_t>(std::ceil(
+                                              o_.epochs * per_epoch / static_cast<double>(o_.batch_packs))));
   schedule_.kind = o_.schedule;
   schedule_.peak = o_.lr;
   schedule_.min_ratio = o_.min_lr_ratio;
   schedule_.warmup_steps =
-      o_.warmup_steps > 0 ? o_.warmup_steps : static_cast<int64_t>(std::ceil(o_.warmup_ratio * static_cast<double>(schedule_.total_steps)));
+      o_.warmup_steps > 0
+          ? o_.warmup_steps
+          : static_cast<int64_t>(std::ceil(o_.warmup_ratio * static_cast<double>(schedule_.total_steps)));
 }
 
 std::string Trainer::settings() const {
-  return fmt::format("precision={} seed={} pack_tokens={} batch_packs={} data={} lr={} schedule={} clip={} weight_decay={} betas={},{} eps={}",
-                     name_of(o_.precision), o_.seed, o_.pack_tokens, o_.batch_packs, shards_.manifest().fingerprint, number(o_.lr),
-                     static_cast<int>(o_.schedule), number(o_.clip), number(o_.adamw.weight_decay), number(o_.adamw.beta1),
-                     number(o_.adamw.beta2), number(o_.adamw.eps));
+  std::string model = process_.is_root() ? model_fingerprint(o_.model) : "";
+  return run_settings(o_, tensors_.adapter(), process_.broadcast(model), shards_.manifest().fingerprint);
 }
 
 void Trainer::stop_on_bad_loss(const std::vector<PackPosition>& step, std::span<const double> losses) {
   for (size_t i = 0; i < losses.size(); ++i) {
     if (std::isfinite(losses[i])) continue;
     Pack pack = loader_.pack(step[i].epoch, step[i].index);
-    std::string rows = fmt::format("{}", fmt::join(pack.rows.begin(), pack.rows.begin() + static_cast<int64_t>(std::min<size_t>(8, pack.rows.size())), ", "));
-    std::string saved = last_checkpoint_ < 0 ? "none was written" : fmt::format("step {} in {}", last_checkpoint_, (fs::path(o_.output) / "checkpoints").string());
-    user_error("step {}: the loss is {} (rank {}, source rows {}{}); last good checkpoint: {}. Lower train.lr, use --precision bf16 or fp32, or "
-               "look at these rows",
-               state_.step + 1, number(losses[i]), i % static_cast<size_t>(process_.size()), rows, pack.rows.size() > 8 ? ", ..." : "", saved);
+    std::string rows = fmt::format(
+        "{}",
+        fmt::join(pack.rows.begin(),
+                  pack.rows.begin() + static_cast<int64_t>(std::min<size_t>(8, pack.rows.size())), ", "));
+    std::string saved = last_checkpoint_ < 0 ? "none was written"
+                                             : fmt::format("step {} in {}", last_checkpoint_,
+                                                           (fs::path(o_.output) / "checkpoints").string());
+    user_error(
+        "step {}: the loss is {} (rank {}, source rows {}{}); last good checkpoint: {}. Lower train.lr, use "
+        "--precision bf16 or fp32, or "
+        "look at these rows",
+        state_.step + 1, number(losses[i]), i % static_cast<size_t>(process_.size()), rows,
+        pack.rows.size() > 8 ? ", ..." : "", saved);
   }
   internal_error("stop_on_bad_loss without a bad loss");
 }
@@ -190,7 +223,9 @@ void Trainer::one_step() {
   PackPosition position{state_.epoch, state_.pack};
   std::vector<PackPosition> step = batches_.take(position);
   int64_t scored = batches_.loss_tokens(step);
-  if (scored == 0) user_error("step {}: none of its samples has a supervised token; check how the data was preprocessed", state_.step + 1);
+  if (scored == 0)
+    user_error("step {}: none of its samples has a supervised token; check how the data was preprocessed",
+               state_.step + 1);
 
   double data_wait = 0;
   double flops = 0;
@@ -205,10 +240,12 @@ void Trainer::one_step() {
     data_wait += wait.seconds();
     folder_.add_phase("data_wait", wait.seconds());
     auto timed = folder_.phase("forward_backward");
-    shared[static_cast<size_t>(j * process_.size() + process_.rank())] = llama_->forward_backward(view_of(pack), scale);
+    shared[static_cast<size_t>(j * process_.size() + process_.rank())] =
+        llama_->forward_backward(view_of(pack), scale);
     shared[packs + kTokens] += static_cast<double>(pack.tokens.size());
     shared[packs + kSamples] += static_cast<double>(pack.rows.size());
-    flops += training_flops(tensors_, static_cast<double>(pack.tokens.size()), static_cast<double>(pack.loss_rows.size()), sum_squared_lengths(pack));
+    flops += training_flops(tensors_, static_cast<double>(pack.tokens.size()),
+                            static_cast<double>(pack.loss_rows.size()), sum_squared_lengths(pack));
   }
   shared[packs + kFlops] = flops;
   shared[packs + kInterrupt] = InterruptWatch::requested() ? 1 : 0;
@@ -229,19 +266,23 @@ void Trainer::one_step() {
   bool finite = std::isfinite(norm);
   double scale_used = scaler_.scale();
   if (!finite && !recipe_.loss_scaling)
-    user_error("step {}: the gradient norm is {} (the loss, {}, is finite); lower train.lr or use --precision fp32", state_.step + 1, number(norm), number(loss));
+    user_error(
+        "step {}: the gradient norm is {} (the loss, {}, is finite); lower train.lr or use --precision fp32",
+        state_.step + 1, number(norm), number(loss));
   bool apply = scaler_.update(finite);
   double lr = schedule_.at(state_.step);
   if (apply) {
     auto timed = folder_.phase("optimizer");
     optimizer_->step(lr, clip_factor(norm, o_.clip) / scale_used);
   } else {
-    log::info("step {}: gradient overflow, update skipped, loss scale {} -> {}", state_.step + 1, number(scale_used), number(scaler_.scale()));
+    log::info("step {}: gradient overflow, update skipped, loss scale {} -> {}", state_.step + 1,
+              number(scale_used), number(scaler_.scale()));
     ++state_.skipped;
   }
 
   double seconds = step_time.seconds();
   if (state_.step == 0) state_.first_loss = loss;
+  state_.last_loss = loss;
   ++state_.step;
   state_.updates = optimizer_->updates();
   state_.epoch = position.epoch;
@@ -254,7 +295,9 @@ void Trainer::one_step() {
 
   row_ = {};
   row_.step = state_.step;
-  row_.epoch = static_cast<double>(step.back().epoch) + static_cast<double>(step.back().index + 1) / static_cast<double>(loader_.packs_in_epoch(step.back().epoch));
+  row_.epoch = static_cast<double>(step.back().epoch) +
+               static_cast<double>(step.back().index + 1) /
+                   static_cast<double>(loader_.packs_in_epoch(step.back().epoch));
   row_.loss = loss;
   row_.lr = lr;
   row_.grad_norm = norm;
@@ -266,7 +309,8 @@ void Trainer::one_step() {
   row_.data_wait_s = data_wait;
   if (recipe_.loss_scaling) row_.loss_scale = scale_used;
   row_.skipped = !apply;
-  if (o_.peak_tflops > 0) row_.mfu = shared[packs + kFlops] / seconds / (o_.peak_tflops * 1e12 * process_.size());
+  if (o_.peak_tflops > 0)
+    row_.mfu = shared[packs + kFlops] / seconds / (o_.peak_tflops * 1e12 * process_.size());
   folder_.count_step(row_, static_cast<int64_t>(shared[packs + kSamples]));
 }
 
@@ -296,15 +340,16 @@ bool Trainer::validate_and_judge(StepRow* row) {
   if (!valid_loader_) return true;
   double loss = validate();
   if (row != nullptr) row->valid_loss = loss;
-  folder_.note_validation(loss);
+  if (!state_.first_valid) state_.first_valid = loss;
+  state_.last_valid = loss;
   log::info("step {}: validation loss {:.4f}", state_.step, loss);
-  if (state_.best_valid == 0 || loss < state_.best_valid) {
+  if (!state_.best_valid || loss < *state_.best_valid) {
     state_.best_valid = loss;
     state_.bad_validations = 0;
   } else {
     ++state_.bad_validations;
   }
-  return o_.patience == 0 || state_.bad_validations < o_.patience;
+  return !patience_is_over();
 }
 
 void Trainer::save() {
@@ -321,50 +366,70 @@ void Trainer::end_of_run(bool early) {
   {
     auto timed = folder_.phase("export");
     if (tensors_.full_fine_tuning())
-      save_model(output / "model", o_.model, tensors_, recipe_.compute == DType::f32 ? DType::f32 : DType::bf16, *store_, process_.is_root());
+      save_model(output / "model", o_.model, tensors_,
+                 recipe_.compute == DType::f32 ? DType::f32 : DType::bf16, *store_, process_.is_root());
     else
       save_adapter(output / "adapter", tensors_, o_.model, *store_, process_.is_root());
   }
   process_.barrier();
-  folder_.finish(state_, *device_, {schedule_.total_steps, static_cast<double>(loader_.tokens_in_epoch()), early});
+  folder_.finish(state_, *device_,
+                 {tensors_.adapter().rank, static_cast<double>(loader_.tokens_in_epoch()), early});
+}
+
+bool Trainer::resume_from_checkpoint() {
+  auto found = load_checkpoint(o_.output, state_.layout, state_.settings, *store_, *optimizer_, process_);
+  if (!found) {
+    if (folder_.finished_before())
+      user_error(
+          "{}: is a finished run whose checkpoints are gone; give another --output, or --overwrite to "
+          "delete it",
+          o_.output);
+    log::info("no checkpoint in {}: starting at step 0", o_.output);
+    return false;
+  }
+  state_ = *found;
+  scaler_.restore(state_.scaler);
+  last_checkpoint_ = state_.step;
+  seconds_before_ = state_.seconds;
+  log::info("resuming after step {} of {}", state_.step, schedule_.total_steps);
+  if (state_.planned_steps != schedule_.total_steps)
+    log::info("the run was planned for {} steps: from here on the learning rate is that of a run of {}",
+              state_.planned_steps, schedule_.total_steps);
+  return true;
 }
 
 TrainEnd Trainer::run() {
   state_.layout = tensors_.layout_hash();
   state_.settings = settings();
-  folder_.start(*device_);
-  InterruptWatch watch;
-  if (o_.resume) {
-    if (auto found = load_checkpoint(o_.output, state_.layout, state_.settings, *store_, *optimizer_, process_)) {
-      state_ = *found;
-      scaler_.restore(state_.scaler);
-      last_checkpoint_ = state_.step;
-      seconds_before_ = state_.seconds;
-      log::info("resuming after step {} of {}", state_.step, schedule_.total_steps);
-    } else {
-      log::info("no checkpoint in {}: starting at step 0", o_.output);
-    }
-  }
-  folder_.open_steps(state_.step);
-  log::info("{} parameters trained of {}, {} steps of {} packs x {} tokens on {} rank{}, {} {}", human_count(static_cast<double>(tensors_.trainable_count())),
-            human_count(static_cast<double>(config_.parameter_count())), schedule_.total_steps, o_.batch_packs, o_.pack_tokens, process_.size(),
-            process_.size() == 1 ? "" : "s", name_of(o_.strategy), name_of(o_.precision));
-  if (state_.step >= schedule_.total_steps) {
-    log::info("all {} steps are done already; give more --steps to go on", schedule_.total_steps);
+  bool resumed = o_.resume && resume_from_checkpoint();
+  state_.planned_steps = schedule_.total_steps;
+  bool go_on = state_.step < schedule_.total_steps && !(resumed && patience_is_over());
+  if (resumed && !go_on && folder_.finished_before()) {
+    log::info("nothing left to do after step {}; give more --steps to go on", state_.step);
     return TrainEnd::already_finished;
   }
-  bool go_on = state_.step > 0 || validate_and_judge(nullptr);
-  {
+  folder_.start(*device_);
+  folder_.open_steps(state_.step);
+  log::info("{} parameters trained of {}, {} steps of {} packs x {} tokens on {} rank{}, {} {}",
+            human_count(static_cast<double>(tensors_.trainable_count())),
+            human_count(static_cast<double>(config_.parameter_count())), schedule_.total_steps,
+            o_.batch_packs, o_.pack_tokens, process_.size(), process_.size() == 1 ? "" : "s",
+            name_of(o_.strategy), name_of(o_.precision));
+  if (go_on) {
+    if (!resumed) validate_and_judge(nullptr);
     Progress progress("train", static_cast<uint64_t>(schedule_.total_steps));
     while (go_on && state_.step < schedule_.total_steps) {
       one_step();
       bool last = state_.step == schedule_.total_steps;
-      if (last || (o_.validate_every > 0 && state_.step % o_.validate_every == 0)) go_on = validate_and_judge(&row_);
+      if (last || (o_.validate_every > 0 && state_.step % o_.validate_every == 0))
+        go_on = validate_and_judge(&row_);
       folder_.write_step(row_);
-      progress.update(static_cast<uint64_t>(state_.step),
-                      fmt::format("step {}  loss {:.4f}  {} tok/s ({} supervised)  {}{}", state_.step, row_.loss, human_count(row_.tokens_per_s),
-                                  human_count(row_.supervised_tokens_per_s), human_bytes(static_cast<double>(device_->peak_bytes())),
-                                  row_.mfu ? fmt::format("  MFU {:.1f}%", *row_.mfu * 100) : ""));
+      progress.update(
+          static_cast<uint64_t>(state_.step),
+          fmt::format("step {}  loss {:.4f}  {} tok/s ({} supervised)  {}{}", state_.step, row_.loss,
+                      human_count(row_.tokens_per_s), human_count(row_.supervised_tokens_per_s),
+                      human_bytes(static_cast<double>(device_->peak_bytes())),
+                      row_.mfu ? fmt::format("  MFU {:.1f}%", *row_.mfu * 100) : ""));
       if (interrupted_) break;
       if (!last && o_.checkpoint_every > 0 && state_.step % o_.checkpoint_every == 0) save();
     }
@@ -386,6 +451,7 @@ TrainEnd Trainer::run() {
 
 TrainEnd run_training(const Process& process, const TrainOptions& options, const std::string& config_yaml) {
   validate(options, process.size());
+  check_strategy(options.strategy, reduction_of(options), process.size());
   Trainer trainer(process, options, config_yaml);
   return trainer.run();
 }

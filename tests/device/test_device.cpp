@@ -13,7 +13,7 @@ namespace {
 
 constexpr MemoryPart kAllParts[] = {MemoryPart::weights,   MemoryPart::adapters,    MemoryPart::gradients,
                                     MemoryPart::optimizer, MemoryPart::activations, MemoryPart::logits,
-                                    MemoryPart::workspace};
+                                    MemoryPart::workspace, MemoryPart::gathered};
 
 // A device with room for so many bytes.
 class SmallDevice final : public Device {

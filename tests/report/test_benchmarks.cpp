@@ -19,7 +19,7 @@ namespace fs = std::filesystem;
 namespace {
 
 const std::string kHeader =
-    "time_utc,run,host,device,version,command,precision,strategy,mode,adapter_rank,ranks,nodes,pack_tokens,"
+    "time_utc,run,host,device,version,command,precision,strategy,mode,adapter_rank,model,data,ranks,nodes,pack_tokens,"
     "batch_packs,steps,samples,tokens,supervised_tokens,samples_per_s,tokens_per_s,supervised_tokens_per_s,"
     "step_time_median_s,epoch_time_s,training_time_s,peak_memory_bytes,mfu,loss_first,loss_last,valid_loss,"
     "config_hash";
@@ -50,6 +50,8 @@ BenchmarkRow sample() {
   row.strategy = "ddp";
   row.mode = "lora";
   row.adapter_rank = 8;
+  row.model = "m";
+  row.data = "d";
   row.ranks = 2;
   row.pack_tokens = 512;
   row.batch_packs = 4;
@@ -70,7 +72,7 @@ BenchmarkRow sample() {
 }
 const std::string kRow =
     "2026-01-31T12:00:00Z,tiny,node1,\"A, "
-    "B\",0.1.0,train,bf16,ddp,lora,8,2,1,512,4,10,100,20000,9000,5,1000,450,2,,"
+    "B\",0.1.0,train,bf16,ddp,lora,8,m,d,2,1,512,4,10,100,20000,9000,5,1000,450,2,,"
     "20.5,123456789,,5.5,0.25,,abc";
 
 }  // namespace
@@ -78,7 +80,7 @@ const std::string kRow =
 TEST_CASE("the columns of the contract") {
   CHECK(benchmark_header() == kHeader);
   CHECK(to_csv(sample()) == kRow);
-  CHECK(split(kHeader, ',').size() == 30);
+  CHECK(split(kHeader, ',').size() == 32);
 }
 
 TEST_CASE("a new table has its header, an existing one grows") {
@@ -151,7 +153,7 @@ TEST_CASE("runs that finish at once keep whole rows and one header") {
   for (size_t i = 1; i + 1 < lines.size(); ++i) {
     CHECK(lines[i].ends_with(",abc"));
     std::vector<std::string> fields = split(lines[i], ',');
-    CHECK(fields.size() == 31);  // the device's quoted comma
+    CHECK(fields.size() == 33);  // the device's quoted comma
     runs.insert(fields[1]);
   }
   CHECK(runs.size() == kProcesses * kRows);

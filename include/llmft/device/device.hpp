@@ -14,8 +14,10 @@
 
 namespace llmft {
 
-enum class MemoryPart { weights, adapters, gradients, optimizer, activations, logits, workspace };
-constexpr int kMemoryParts = 7;
+// gathered: what a rank holds only while a block is in use or its gradients travel (whole blocks under FSDP,
+// pooled); weights, adapters, gradients and optimizer are then what it holds between uses.
+enum class MemoryPart { weights, adapters, gradients, optimizer, activations, logits, workspace, gathered };
+constexpr int kMemoryParts = 8;
 const char* name_of(MemoryPart part);
 
 enum class DeviceKind { cpu, cuda };

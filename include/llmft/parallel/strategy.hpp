@@ -32,7 +32,11 @@ struct StoreContext {
   Reduction reduction;
 };
 
-// UserError where the strategy does not fit the number of ranks.
+// UserError where the strategy or the reduction does not fit the number of ranks; needs nothing but them, so
+// that a run can be refused before anything is read or written.
+void check_strategy(Strategy strategy, Reduction reduction, int ranks);
+
+// Checked as above.
 std::unique_ptr<ParamStore> make_param_store(Strategy strategy, const StoreContext& context);
 
 // The block of elements whose squares are summed together in the gradient norm: a function of the block's

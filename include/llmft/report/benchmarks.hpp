@@ -17,9 +17,11 @@ struct BenchmarkRow {
   std::string version;
   std::string command;    // "train", "preprocess"
   std::string precision;  // "fp32", "bf16", ...
-  std::string strategy;   // "single", "ddp", "fsdp"
+  std::string strategy;   // "none", "ddp", "fsdp"
   std::string mode;       // "lora", "full"
   int64_t adapter_rank = 0;
+  std::string model;      // name of the model folder
+  std::string data;       // name of the shard folder
   int64_t ranks = 1;
   int64_t nodes = 1;
   int64_t pack_tokens = 0;
@@ -28,10 +30,10 @@ struct BenchmarkRow {
   int64_t samples = 0;
   int64_t tokens = 0;
   int64_t supervised_tokens = 0;
-  double samples_per_s = 0;
-  double tokens_per_s = 0;
-  double supervised_tokens_per_s = 0;
-  double step_time_median_s = 0;
+  std::optional<double> samples_per_s;  // these four: none where no step was timed
+  std::optional<double> tokens_per_s;
+  std::optional<double> supervised_tokens_per_s;
+  std::optional<double> step_time_median_s;
   std::optional<double> epoch_time_s;  // measured or, for a run shorter than an epoch, estimated
   double training_time_s = 0;
   uint64_t peak_memory_bytes = 0;  // of the rank with the largest

@@ -52,7 +52,7 @@ class PhaseTimer {
   std::deque<Phase> phases_;  // addresses stay while scopes are open
 };
 
-// part: weights, adapters, gradients, optimizer, activations, logits, workspace, total or peak.
+// part: weights, adapters, gradients, optimizer, activations, logits, workspace, gathered, total or peak.
 using MemoryRow = std::pair<std::string, uint64_t>;
 
 std::string timing_rows(int rank, const PhaseTimer& timer);

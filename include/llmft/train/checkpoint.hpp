@@ -2,6 +2,7 @@
 // AdamW moments, in coordinates that do not depend on the number of ranks) and state.json (position,
 // counters, hashes of the files), written last. The folder is made under a temporary name and renamed when
 // whole; one that is torn or damaged is named and passed over.
+// Ranks write at different times, so a kill can leave a temporary folder; the next save removes it.
 #pragma once
 
 #include <cstdint>
@@ -25,16 +26,21 @@ struct TrainState {
   int64_t tokens = 0;
   int64_t supervised_tokens = 0;
   LossScaler::State scaler;
+  int64_t planned_steps = 0;
   double first_loss = 0;
-  double best_valid = 0;
+  double last_loss = 0;
+  std::optional<double> first_valid;
+  std::optional<double> last_valid;
+  std::optional<double> best_valid;
   int64_t bad_validations = 0;
   double seconds = 0;  // of training so far
   // Must be equal on resume: a run is continued, not changed.
   std::string layout;    // LlamaTensors::layout_hash
-  std::string settings;  // of what decides the numbers: seed, batch, data fingerprint, schedule, ...
+  std::string settings;  // run_settings()
 };
 
-// Collective. Then all but the newest `keep` checkpoints are deleted.
+// Collective. Then all but the newest `keep` checkpoints are deleted, and those of later steps, which a run
+// that went back to an earlier one has left behind.
 void save_checkpoint(const std::filesystem::path& run, const TrainState& state, ParamStore& store,
                      AdamW& optimizer, const Process& process, int64_t keep);
 
