@@ -19,7 +19,8 @@ namespace fs = std::filesystem;
 namespace {
 
 const std::string kHeader =
-    "time_utc,run,host,device,version,command,precision,strategy,mode,adapter_rank,model,data,ranks,nodes,pack_tokens,"
+    "time_utc,run,host,device,version,command,precision,strategy,mode,adapter_rank,model,data,ranks,nodes,"
+    "pack_tokens,"
     "batch_packs,steps,samples,tokens,supervised_tokens,samples_per_s,tokens_per_s,supervised_tokens_per_s,"
     "step_time_median_s,epoch_time_s,training_time_s,peak_memory_bytes,mfu,loss_first,loss_last,valid_loss,"
     "config_hash";

@@ -20,8 +20,8 @@ struct BenchmarkRow {
   std::string strategy;   // "none", "ddp", "fsdp"
   std::string mode;       // "lora", "full"
   int64_t adapter_rank = 0;
-  std::string model;      // name of the model folder
-  std::string data;       // name of the shard folder
+  std::string model;  // name of the model folder
+  std::string data;   // name of the shard folder
   int64_t ranks = 1;
   int64_t nodes = 1;
   int64_t pack_tokens = 0;
