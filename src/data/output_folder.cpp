@@ -161,6 +161,8 @@ FolderState prepare_output(const fs::path& output, bool with_validation, const s
     folder.look(valid);
     folder.clean();
     if (with_validation) make_writable_folder(valid);
+    std::error_code not_empty;
+    if (!with_validation) fs::remove(valid, not_empty);  // what --force has emptied
   } catch (const fs::filesystem_error& e) {
     user_error("{}: cannot list this folder ({})", output.string(), e.code().message());
   }

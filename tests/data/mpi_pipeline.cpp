@@ -212,6 +212,7 @@ TEST_CASE("a second run keeps what is whole, makes what is not, and leaves no te
   CHECK(manifest.shards.size() == 4);
   on_root([&] {
     CHECK(contents(out).size() == 5);
+    CHECK_FALSE(fs::exists(out / "valid"));
     ShardSet(out).verify();
   });
 }
