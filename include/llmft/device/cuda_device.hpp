@@ -2,7 +2,6 @@
 // so that what is called first happens first. Only CUDA sources include this.
 #pragma once
 
-#include <source_location>
 #include <string>
 
 #include <cuda_runtime_api.h>
@@ -14,7 +13,7 @@ namespace llmft {
 // Passes success; UserError where the machine is at fault (no memory left, GPU lost or taken), else an
 // InternalError with the caller's place. Kernels run later than their launch: a failure may be an earlier
 // one's.
-void cuda_check(cudaError_t status, std::source_location where = std::source_location::current());
+void cuda_check(cudaError_t status, const char* file = __builtin_FILE(), int line = __builtin_LINE());
 
 class CudaDevice final : public Device {
  public:

@@ -1,18 +1,25 @@
 #include "llmft/ops/backend.hpp"
 
+#include "cuda_ops.hpp"
+
 namespace llmft {
 
-// Without GPU ops there is no GPU to choose automatically.
 int cuda_device_count() {
-  return 0;
+  int count = 0;
+  return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
 }
 
-std::unique_ptr<Device> make_cuda_device(int) {
-  user_error("--device cuda: this version trains on the CPU only; use --device cpu");
+std::unique_ptr<Device> make_cuda_device(int ordinal) {
+  return std::make_unique<CudaDevice>(ordinal);
 }
 
-std::unique_ptr<Ops> make_cuda_ops(Device&, MatmulMode, AttentionOrder, const GemmTuning&) {
-  internal_error("CUDA ops do not exist yet");
+std::unique_ptr<Ops> make_cuda_ops(Device& device, MatmulMode mode, AttentionOrder order,
+                                   const GemmTuning& tuning) {
+  auto* cuda = dynamic_cast<CudaDevice*>(&device);
+  check(cuda != nullptr, "CUDA ops on another device");
+  GemmTuning effective = tuning;
+  if (order == AttentionOrder::deterministic) effective.choice = GemmTuning::Choice::first;
+  return std::make_unique<CudaOps>(*cuda, mode, order, effective);
 }
 
 }  // namespace llmft

@@ -1,0 +1,136 @@
+#include "llmft/device/cuda_device.hpp"
+
+#include "llmft/base/text.hpp"
+
+namespace llmft {
+namespace {
+
+constexpr int kOldestMajor = 9;  // Hopper
+
+std::string version_text(int version) {
+  return fmt::format("{}.{}", version / 1000, version % 1000 / 10);
+}
+
+// The number of GPUs; UserError says why there is none.
+int count_or_explain() {
+  int count = 0, driver = 0;
+  cudaError_t status = cudaGetDeviceCount(&count);
+  if (status == cudaSuccess && count > 0) return count;
+  if (cudaDriverGetVersion(&driver) != cudaSuccess) driver = 0;
+  if (status == cudaErrorInsufficientDriver && driver != 0)
+    user_error(
+        "--device cuda: the NVIDIA driver is too old (it supports CUDA {}, this llmft was built with CUDA "
+        "{}); "
+        "update the driver, build with an older CUDA Toolkit, or use --device cpu",
+        version_text(driver), version_text(CUDART_VERSION));
+  if (driver == 0)
+    user_error(
+        "--device cuda: no NVIDIA driver on this machine; run on a GPU node (in a container: pass the GPUs "
+        "in), "
+        "or use --device cpu");
+  user_error(
+      "--device cuda: no GPU is visible ({}); ask the scheduler for one (--gres=gpu:1), look at "
+      "CUDA_VISIBLE_DEVICES, or use --device cpu",
+      cudaGetErrorString(status == cudaSuccess ? cudaErrorNoDevice : status));
+}
+
+}  // namespace
+
+void cuda_check(cudaError_t status, const char* file, int line) {
+  switch (status) {
+    case cudaSuccess:
+      return;
+    case cudaErrorMemoryAllocation:
+      user_error(
+          "GPU: out of memory (CUDA itself needs some beside the planned buffers); lower data.pack_tokens or "
+          "train.micro_batch, or see with nvidia-smi who else uses the GPU");
+    case cudaErrorDevicesUnavailable:
+      user_error(
+          "GPU: another process holds it exclusively ({}); start one rank per GPU, or ask for a free one",
+          cudaGetErrorString(status));
+    case cudaErrorNoKernelImageForDevice:
+      user_error(
+          "GPU: this llmft has no code for it; build with -DCMAKE_CUDA_ARCHITECTURES set to its compute "
+          "capability");
+    case cudaErrorECCUncorrectable:
+    case cudaErrorHardwareStackError:
+    case cudaErrorNvlinkUncorrectable:
+      user_error("GPU: the hardware failed ({}); leave this node out (sbatch --exclude) and resume",
+                 cudaGetErrorString(status));
+    default:
+      internal_error(fmt::format("CUDA: {} ({})", cudaGetErrorString(status), cudaGetErrorName(status)), file,
+                     line);
+  }
+}
+
+CudaDevice::CudaDevice(int ordinal) : ordinal_(ordinal) {
+  int count = count_or_explain();
+  if (ordinal < 0 || ordinal >= count)
+    user_error(
+        "--device cuda: GPU {} was asked for, {} visible on this node; start at most as many ranks on a node "
+        "as "
+        "it has GPUs (--ntasks-per-node), or look at CUDA_VISIBLE_DEVICES",
+        ordinal, count);
+  cudaDeviceProp properties{};
+  cuda_check(cudaGetDeviceProperties(&properties, ordinal));
+  name_ = properties.name;
+  total_memory_ = properties.totalGlobalMem;
+  multiprocessors_ = properties.multiProcessorCount;
+  if (properties.major < kOldestMajor)
+    user_error(
+        "--device cuda: {} is too old (compute capability {}.{}, {}.0 is the oldest that works: H100 and "
+        "later); "
+        "use another partition, or --device cpu",
+        name_, properties.major, properties.minor, kOldestMajor);
+  cuda_check(cudaSetDevice(ordinal));
+  cuda_check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+}
+
+CudaDevice::~CudaDevice() {
+  cudaStreamSynchronize(stream_);
+  cudaStreamDestroy(stream_);
+}
+
+void CudaDevice::copy_to_device(void* device, const void* host, size_t bytes) {
+  if (bytes != 0) cuda_check(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, stream_));
+}
+
+void CudaDevice::copy_to_host(void* host, const void* device, size_t bytes) {
+  if (bytes != 0) cuda_check(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, stream_));
+}
+
+void CudaDevice::copy(void* to, const void* from, size_t bytes) {
+  if (bytes != 0) cuda_check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream_));
+}
+
+void CudaDevice::zero(void* data, size_t bytes) {
+  if (bytes != 0) cuda_check(cudaMemsetAsync(data, 0, bytes, stream_));
+}
+
+void CudaDevice::synchronize() {
+  cuda_check(cudaStreamSynchronize(stream_));
+}
+
+size_t CudaDevice::free_memory() const {
+  size_t available = 0, total = 0;
+  cuda_check(cudaMemGetInfo(&available, &total));
+  return available;
+}
+
+void* CudaDevice::allocate_raw(size_t bytes) {
+  void* data = nullptr;
+  cudaError_t status = cudaMalloc(&data, bytes);
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();  // the next launch would report it again
+    return nullptr;
+  }
+  cuda_check(status);
+  return data;
+}
+
+// Called from destructors: a failure here was reported, or will be, where it happened.
+void CudaDevice::release_raw(void* data) {
+  cudaFree(data);
+}
+
+}  // namespace llmft
