@@ -12,7 +12,7 @@ export OMPI_MCA_mpi_yield_when_idle ?= 1
 SOURCES = $(shell git ls-files -co --exclude-standard 'src/*.cpp' 'src/*.hpp' 'include/*.hpp' 'tests/*.cpp' 'tests/*.hpp' 'bench/*.cpp' 'src/*.cu' 'src/*.cuh')
 
 .DEFAULT_GOAL := build
-.PHONY: help deps configure build demo test test-all test-asan bench plots lint format tidy clean
+.PHONY: help bundle deps configure build demo test test-all test-asan bench plots lint format tidy clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -50,6 +50,9 @@ bench: deps ## build and run the benchmarks
 
 plots: deps ## draw the plots from results/benchmarks.csv and runs/ into results/
 	@$(PYTHON) postprocess/plots.py --benchmarks results/benchmarks.csv --runs runs --out results
+
+bundle: build ## one relocatable folder (program, libraries, MPI runtime) for nodes that lack packages
+	@tools/bundle.sh $(BUILD) bundle
 
 lint: deps ## formatting, include direction, shell scripts
 	@clang-format --dry-run --Werror $(SOURCES)

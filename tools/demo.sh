@@ -22,6 +22,13 @@ for precision in fp32 fp16 bf16; do
     --output "$runs/lora-$precision" --precision "$precision" --overwrite
 done
 
+for cell in "1 ddp" "2 ddp" "1 fsdp" "2 fsdp"; do
+  read -r n strategy <<<"$cell"
+  say "scaling: $strategy on $n rank(s), 12 steps"
+  mpirun -n "$n" ./llmft train --config inputs/tiny/lora.yaml --data "$shards" --model "$runs/full-fp32/model" \
+    --output "$runs/scaling-$strategy-$n" --strategy "$strategy" --precision fp32 --steps 12 --overwrite
+done
+
 say "plots"
 .venv/bin/python postprocess/plots.py --benchmarks results/benchmarks.csv --runs "$runs" --out results
 

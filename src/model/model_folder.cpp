@@ -7,6 +7,7 @@
 
 #include "llmft/base/error.hpp"
 #include "llmft/base/file.hpp"
+#include "llmft/base/progress.hpp"
 #include "llmft/base/text.hpp"
 #include "llmft/model/llama_config.hpp"
 #include "llmft/model/safetensors.hpp"
@@ -74,9 +75,11 @@ nlohmann::json parse_json(const fs::path& path) {
 void load_model(const fs::path& folder, const LlamaTensors& tensors, const Recipe& recipe, uint64_t seed,
                 ParamStore& store) {
   TensorFolder source(folder);
+  Progress progress("load model", static_cast<uint64_t>(tensors.block_count()));
   for (int b = 0; b < tensors.block_count(); ++b) {
     const Block& block = tensors.block(b);
     if (block.frozen_numel > 0) store.set_frozen(b, read_frozen(source, block, recipe.compute));
+    progress.update(static_cast<uint64_t>(b), block.name);
     if (block.trainable_numel == 0) continue;
     std::vector<float> master(static_cast<size_t>(block.trainable_numel));
     for (const Trainable& t : block.trainables) {

