@@ -1,128 +1,285 @@
 # shellcheck shell=bash
-# What all job scripts share: finding the clone, the site's settings, starting ranks, requeueing. Sourced, not run.
-# docs/slurm.md explains each setting and the traps behind it.
+# Common code of the SLURM scripts, sourced from the repository's root inside a batch job.
+#
+# What one would get wrong: a job may end with 0 only when its work is done. When a signal stopped it (time limit,
+# preemption), it is put back into the queue, and then waits to be ended: a job that leaves by itself within the
+# grace time counts as completed and is not started again. docs/slurm.md lists the traps.
+set -euo pipefail
 
-say() { printf '%s: %s\n' "${SLURM_JOB_NAME:-llmft}" "$*"; }
-die() {
-  printf '%s: error: %s\n' "${SLURM_JOB_NAME:-llmft}" "$*" >&2
+say() { printf '[%(%F %T)T] %s\n' -1 "$*"; }
+
+fail() { # fail WHAT: wrong input or settings, nothing was started
+  printf 'error: %s\n' "$*" >&2
   exit 2
 }
 
-# The site file sets modules, paths and SRUN options; what the user exported wins over it.
+# --- settings ----------------------------------------------------------------------------------------------------
+
+# The site's file: modules, MPI, network. It may set any LLMFT_ variable that the submitter has not set.
 load_site() {
-  [ -n "${SLURM_JOB_ID:-}" ] || die "not inside a SLURM job; submit it: sbatch slurm/$(basename "$0")"
-  local site=${LLMFT_CLUSTER:-${SLURM_CLUSTER_NAME:-generic}}
-  local file=slurm/clusters/$site.env
+  local site=${LLMFT_CLUSTER:-${SLURM_CLUSTER_NAME:-generic}} file
+  file=slurm/clusters/$site.env
   if [ ! -f "$file" ]; then
-    [ -z "${LLMFT_CLUSTER:-}" ] || die "LLMFT_CLUSTER=$LLMFT_CLUSTER: no file $file; copy slurm/clusters/generic.env to it"
-    file=slurm/clusters/generic.env
+    [ -z "${LLMFT_CLUSTER:-}" ] ||
+      fail "LLMFT_CLUSTER=$site: there is no $file; make it from slurm/clusters/generic.env or take one of: $(known_sites)"
+    site=generic file=slurm/clusters/generic.env
   fi
-  # shellcheck source=/dev/null
+  set +eu # 'module' and what it runs are not written for these
+  # shellcheck source=slurm/clusters/generic.env
   . "$file"
-  LLMFT_BIN=${LLMFT_BIN:-./llmft}
-  LLMFT_CONFIG=${LLMFT_CONFIG:-inputs/llama32_1b.yaml}
-  LLMFT_MODEL=${LLMFT_MODEL:-models/Llama-3.2-1B-Instruct}
-  LLMFT_DATA=${LLMFT_DATA:-shards/openorca}
-  LLMFT_RUNS=${LLMFT_RUNS:-runs}
-  LLMFT_RESULTS=${LLMFT_RESULTS:-results}
-  LLMFT_PYTHON=${LLMFT_PYTHON:-.venv/bin/python}
-  [ -x "$LLMFT_BIN" ] || die "$LLMFT_BIN: no such program; build it with 'make', or set LLMFT_BIN"
-
-  # Slurm's PMIx fence in 'tree' form spans one node only when there are fewer nodes than TreeWidth: 2-8 % of
-  # multi-node starts then die in MPI_Init.
-  export SLURM_PMIX_FENCE=${SLURM_PMIX_FENCE:-ring}
-  # Ranks that share cores must not spin while they wait; srun does not tell Open MPI so.
-  export OMPI_MCA_mpi_yield_when_idle=${OMPI_MCA_mpi_yield_when_idle:-1}
-  # NVLink multicast off unless the site asks for it.
-  export NCCL_NVLS_ENABLE=${NCCL_NVLS_ENABLE:-0}
+  set -eu
+  SITE=$site
 }
 
-need_model() { [ -f "$LLMFT_MODEL/config.json" ] || die "$LLMFT_MODEL: no model there; 'hf download meta-llama/Llama-3.2-1B-Instruct --local-dir $LLMFT_MODEL', or set LLMFT_MODEL"; }
-need_data() { [ -f "$LLMFT_DATA/manifest.json" ] || die "$LLMFT_DATA: no shards there; 'sbatch slurm/preprocess.sh', or set LLMFT_DATA"; }
-
-# Ranks that the allocation offers: one a GPU, or the tasks on nodes without GPUs.
-max_ranks() {
-  local per_node=${SLURM_GPUS_ON_NODE:-0}
-  case $per_node in *[!0-9]* | '') per_node=0 ;; esac
-  if [ "${LLMFT_DEVICE:-auto}" != cpu ] && [ "$per_node" -gt 0 ]; then
-    echo $((per_node * SLURM_JOB_NUM_NODES))
-  else
-    echo "${SLURM_NTASKS:-1}"
-  fi
-}
-
-# 1 2 4 8 ... up to what the allocation offers; LLMFT_RANKS="1 2 3" says otherwise.
-rank_counts() {
-  local n max
-  max=$(max_ranks)
-  if [ -n "${LLMFT_RANKS:-}" ]; then
-    echo "$LLMFT_RANKS"
-    return
-  fi
-  for ((n = 1; n <= max; n *= 2)); do printf '%s ' "$n"; done
-}
-
-# launch RANKS COMMAND...: one srun step, spread over as few nodes as hold that many ranks.
-launch() {
-  local ranks=$1 nodes per_node
-  shift
-  per_node=$((($(max_ranks) + SLURM_JOB_NUM_NODES - 1) / SLURM_JOB_NUM_NODES))
-  nodes=$(((ranks + per_node - 1) / per_node))
-  [ "$nodes" -le "$SLURM_JOB_NUM_NODES" ] || nodes=$SLURM_JOB_NUM_NODES
-  local options=(--nodes="$nodes" --ntasks="$ranks" --kill-on-bad-exit=1)
-  # A rank that dies without MPI_Abort leaves the others in their collective for ever: hence --kill-on-bad-exit.
-  srun --mpi=list 2>&1 | grep -qw pmix && options+=(--mpi=pmix)
-  # shellcheck disable=SC2206
-  options+=(${LLMFT_SRUN_OPTIONS:-})
-  srun "${options[@]}" "$@" &
-  SRUN_PID=$!
-  local rc=0
-  wait "$SRUN_PID" || rc=$?
-  # wait returns early, with more than 128, when a trapped signal came in; srun itself is still there then
-  while kill -0 "$SRUN_PID" 2>/dev/null; do
-    rc=0
-    wait "$SRUN_PID" || rc=$?
+known_sites() {
+  local file names=()
+  for file in slurm/clusters/*.env; do
+    file=${file##*/}
+    names+=("${file%.env}")
   done
+  echo "${names[*]}"
+}
+
+# What MPI and Slurm need on any site; values that are set already stay.
+set_mpi_environment() {
+  # Slurm's default PMIx fence spans one node only where a step has fewer nodes than TreeWidth, and MPI_Init fails now and then
+  export SLURM_PMIX_FENCE=${SLURM_PMIX_FENCE:-ring}
+  # ranks that wait give way to those that work: many times faster where ranks share cores, and harmless elsewhere
+  export OMPI_MCA_mpi_yield_when_idle=${OMPI_MCA_mpi_yield_when_idle:-1}
+  if [ -z "${LLMFT_MPI+x}" ]; then
+    LLMFT_MPI=
+    if srun --mpi=list 2>&1 | grep -qw pmix; then LLMFT_MPI=pmix; fi
+  fi
+}
+
+# config_value KEY: a top-level scalar of the YAML file; empty if it has none
+config_value() { sed -n "s/^$1:[[:space:]]*//p" "$LLMFT_CONFIG" | sed -e 's/[[:space:]]#.*$//' -e "s/[\"']//g" -e 's/[[:space:]]*$//' -e 1q; }
+
+need_program() {
+  [ -n "${LLMFT_CONTAINER:-}" ] || [ -x "$LLMFT_BINARY" ] ||
+    fail "$LLMFT_BINARY: no such program; 'make' in the repository's root builds ./llmft (with the site's modules loaded: docs/slurm.md)"
+}
+
+need_config() { [ -f "$LLMFT_CONFIG" ] || fail "LLMFT_CONFIG: $LLMFT_CONFIG: no such file; inputs/llama32_1b.yaml is the default"; }
+
+need_model() {
+  [ -n "$LLMFT_MODEL" ] || fail "LLMFT_MODEL: not set, and $LLMFT_CONFIG has no 'model:'; give the folder of the model"
+  [ -f "$LLMFT_MODEL/config.json" ] ||
+    fail "LLMFT_MODEL: no model in $LLMFT_MODEL; get it with: hf download meta-llama/${LLMFT_MODEL##*/} --local-dir $LLMFT_MODEL (after 'hf auth login' and the access request on the model's page)"
+}
+
+need_data() {
+  [ -n "$LLMFT_DATA" ] || fail "LLMFT_DATA: not set, and $LLMFT_CONFIG has no 'data:'; give the folder of the shards"
+  [ -f "$LLMFT_DATA/manifest.json" ] || fail "LLMFT_DATA: no shards in $LLMFT_DATA; make them with: LLMFT_DATA=$LLMFT_DATA sbatch slurm/preprocess.sh"
+}
+
+# What every training script takes from its environment. Sets OPTIONS, RUNS, RESULTS.
+# shellcheck disable=SC2034  # the scripts use them
+training_settings() {
+  LLMFT_CONFIG=${LLMFT_CONFIG:-inputs/llama32_1b.yaml}
+  need_program
+  need_config
+  LLMFT_MODEL=${LLMFT_MODEL:-$(config_value model)}
+  LLMFT_DATA=${LLMFT_DATA:-$(config_value data)}
+  need_model
+  need_data
+  RUNS=${LLMFT_RUNS:-runs}
+  RESULTS=${LLMFT_RESULTS:-results}
+  OPTIONS=(--config "$LLMFT_CONFIG" --model "$LLMFT_MODEL" --data "$LLMFT_DATA" --threads "${LLMFT_THREADS:-$CPUS_PER_RANK}"
+    ${LLMFT_DEVICE:+--device "$LLMFT_DEVICE"} ${LLMFT_ADAPTER_RANK:+--adapter-rank "$LLMFT_ADAPTER_RANK"})
+}
+
+# --- ranks -------------------------------------------------------------------------------------------------------
+
+# How many ranks the allocation has room for: one for each GPU, and where it has none, one for each task.
+# Sets NODES, RANKS_PER_NODE, RANKS, GPUS_PER_NODE, CPUS_PER_RANK.
+find_ranks() {
+  [ -n "${SLURM_JOB_ID:-}" ] || fail "this is not a SLURM job; submit the script: sbatch slurm/NAME.sh"
+  NODES=${SLURM_JOB_NUM_NODES:-1}
+  GPUS_PER_NODE=${SLURM_GPUS_ON_NODE:-0}
+  [ "${LLMFT_DEVICE:-auto}" != cpu ] || GPUS_PER_NODE=0
+  if [ "$GPUS_PER_NODE" -gt 0 ]; then
+    [ "$NODES" = 1 ] || [ -z "${SLURM_GPUS:-}${SLURM_GPUS_PER_TASK:-}" ] ||
+      fail "GPUs of several nodes must be asked for by node: use --gpus-per-node=N, not --gpus or --gpus-per-task, which may give nodes different numbers"
+    RANKS_PER_NODE=$GPUS_PER_NODE
+    RANKS=$((NODES * GPUS_PER_NODE))
+  else
+    RANKS_PER_NODE=${SLURM_TASKS_PER_NODE:-1}
+    RANKS_PER_NODE=${RANKS_PER_NODE%%[!0-9]*}
+    RANKS=${SLURM_NTASKS:-$((NODES * RANKS_PER_NODE))}
+  fi
+  if [ -n "${LLMFT_RANKS_PER_NODE:-}" ]; then
+    RANKS_PER_NODE=$LLMFT_RANKS_PER_NODE
+    RANKS=$((NODES * RANKS_PER_NODE))
+  fi
+  CPUS_PER_RANK=$((${SLURM_CPUS_ON_NODE:-1} / RANKS_PER_NODE))
+  [ "$CPUS_PER_RANK" -ge 1 ] || CPUS_PER_RANK=1
+  # srun takes these as its own options, and they hold for the whole allocation, not for a step of some ranks
+  unset SLURM_GPUS SLURM_GPUS_PER_NODE SLURM_GPUS_PER_TASK SLURM_GPUS_PER_SOCKET SLURM_GPU_BIND SLURM_CPUS_PER_GPU \
+    SLURM_NTASKS_PER_GPU SLURM_CPUS_PER_TASK SLURM_NTASKS_PER_NODE SLURM_TRES_PER_TASK
+}
+
+# rank_counts: 1, 2, 4, ... up to all ranks of the allocation, and all of them
+rank_counts() {
+  local n counts=()
+  for ((n = 1; n < RANKS; n *= 2)); do counts+=("$n"); done
+  echo "${counts[*]} $RANKS"
+}
+
+# srun_options RANKS: sets SRUN to the command that starts so many, on as few nodes as they fit on
+srun_options() {
+  local ranks=$1 nodes per_node
+  [ "$ranks" -le "$RANKS" ] || fail "$ranks ranks asked for, but the allocation has room for $RANKS ($NODES nodes, $RANKS_PER_NODE a node); ask sbatch for more nodes, GPUs or tasks"
+  nodes=$(((ranks + RANKS_PER_NODE - 1) / RANKS_PER_NODE))
+  per_node=$(((ranks + nodes - 1) / nodes))
+  SRUN=(srun "--nodes=$nodes" "--ntasks=$ranks" "--ntasks-per-node=$per_node" --distribution=block "--cpus-per-task=$CPUS_PER_RANK"
+    --kill-on-bad-exit=1) # a rank that dies leaves the others waiting for it for ever
+  [ -z "$LLMFT_MPI" ] || SRUN+=("--mpi=$LLMFT_MPI")
+  [ -z "${LLMFT_CPU_BIND-cores}" ] || SRUN+=("--cpu-bind=${LLMFT_CPU_BIND-cores}")
+  # every rank sees all GPUs of its node and takes the one of its local number: peer-to-peer copies need that
+  [ "$GPUS_PER_NODE" = 0 ] || SRUN+=("--gres=gpu:$((per_node < GPUS_PER_NODE ? per_node : GPUS_PER_NODE))" --gpu-bind=none)
+  local words
+  read -r -a words <<<"${LLMFT_SRUN_OPTIONS:-}"
+  SRUN+=(${words[@]+"${words[@]}"})
+  read -r -a words <<<"${LLMFT_CONTAINER:-}"
+  SRUN+=(${words[@]+"${words[@]}"} "$LLMFT_BINARY")
+}
+
+# --- running -----------------------------------------------------------------------------------------------------
+
+TOLD=       # the time limit is near: Slurm sent SIGUSR1 to this script (#SBATCH --signal=B:USR1@120)
+TERMINATED= # Slurm is ending the job
+SIGNALS=0   # how many of both came
+STEP_PID=   # the srun that runs now
+
+on_time_limit() { # tells the ranks: srun passes the signal on, and llmft train writes a checkpoint
+  TOLD=yes SIGNALS=$((SIGNALS + 1))
+  [ -z "$STEP_PID" ] || kill -USR1 "$STEP_PID" 2>/dev/null || :
+}
+
+trap on_time_limit USR1
+trap 'TERMINATED=yes SIGNALS=$((SIGNALS + 1))' TERM
+
+# The messages of srun and of the ranks, passed on. When srun says that a rank failed, it has told the others to end; those
+# that catch SIGTERM and wait for the dead one would hold out until Slurm's KillWait, 30 seconds on most sites, is over.
+watch_messages() {
+  local line ending=
+  trap '' USR1 TERM
+  while IFS= read -r line || [ -n "$line" ]; do
+    printf '%s\n' "$line" >&2
+    case $line in
+      "srun: error: "*" task"*:*)
+        [ -z "$ending" ] || continue
+        ending=yes
+        (sleep 3 && end_ranks) </dev/null >/dev/null 2>&1 &
+        ;;
+    esac
+  done
+  [ -z "$ending" ] || kill -KILL $! 2>/dev/null || :
+}
+
+# Kills the ranks, on their nodes: while a step is being ended Slurm takes no further signal for it, not even from scancel.
+# listpids has a number as step and as rank for these, and -1 as pid for what has not started.
+end_ranks() {
+  # shellcheck disable=SC2016  # for the shells on the nodes
+  srun --overlap "--nodes=$NODES" "--ntasks=$NODES" --ntasks-per-node=1 --mem=0 --mpi=none bash -c '
+    scontrol listpids "$SLURM_JOB_ID" "$SLURMD_NODENAME" |
+      awk -v self="$SLURM_STEP_ID" "\$1 \$3 \$4 ~ /^[0-9]+\$/ && \$3 != self { print \$1 }" | xargs -r kill -KILL'
+}
+
+# run_ranks RANKS COMMAND ARGS...: llmft COMMAND on that many ranks. Returns srun's exit code.
+run_ranks() {
+  local rc=0 messages watcher
+  srun_options "$1"
+  shift
+  exec {messages}> >(watch_messages)
+  watcher=$!
+  # in the background: a shell runs its traps only between commands or in 'wait'
+  "${SRUN[@]}" "$@" </dev/null 2>&"$messages" &
+  STEP_PID=$!
+  exec {messages}>&-
+  wait_for "$STEP_PID" || rc=$?
+  STEP_PID=
+  wait_for "$watcher" || :
   return "$rc"
 }
 
-# The batch shell gets SIGUSR1 (--signal=B:USR1@...) or SIGTERM and hands USR1 on to the ranks, which write a checkpoint.
-pass_signals() {
-  trap 'say "signal: asking the ranks for a checkpoint"; kill -USR1 "${SRUN_PID:-0}" 2>/dev/null || :' USR1 TERM
+wait_for() { # wait_for PID: its exit code, whatever signals come meanwhile
+  local rc before
+  while :; do
+    rc=0 before=$SIGNALS
+    wait "$1" || rc=$?
+    [ "$before" != "$SIGNALS" ] || return "$rc"
+  done
 }
 
-# A job that ends with 0 is COMPLETED and is not requeued by itself, even when it was preempted.
-requeue_if_asked() {
-  local run=$1
-  [ -f "$run/requeue" ] || return 0
-  if [ -n "${LLMFT_NO_REQUEUE:-}" ]; then
-    say "$run stopped with a checkpoint; not requeued (LLMFT_NO_REQUEUE is set)"
-    exit 0
+# One line for each rank, and a check that the ranks are one MPI job: with a PMI that is not the library's they start as
+# single processes, each of which would do, and write, everything.
+check_ranks() {
+  local log rc=0 found
+  log=$(mktemp)
+  run_ranks "$1" info >"$log" || rc=$?
+  cat "$log"
+  found=$(grep -oE '^rank [0-9]+: host' "$log" | sort -u | wc -l)
+  rm -f "$log"
+  [ "$rc" = 0 ] || stopped "$rc" "" || fail "'${SRUN[*]} info' failed (exit code $rc): see above; the site's modules, MPI flavour (LLMFT_MPI) and network are set in slurm/clusters/$SITE.env"
+  [ "$found" = "$1" ] ||
+    fail "srun started $1 processes that are not one MPI job of $1 ranks but $found: the program's MPI library and srun's --mpi=${LLMFT_MPI:-default} do not belong together; set LLMFT_MPI in slurm/clusters/$SITE.env ('srun --mpi=list' shows what there is)"
+}
+
+# --- stopped by a signal -----------------------------------------------------------------------------------------
+
+job_field() { scontrol --oneliner show job "$SLURM_JOB_ID" 2>/dev/null | tr ' ' '\n' | sed -n "s/^$1=//p" | head -n 1; }
+
+preempted() { # since this start: the time of an earlier preemption stays in the job's record
+  local when
+  when=$(job_field PreemptTime)
+  [[ $when == [0-9]* && ! $when < $(job_field StartTime) ]]
+}
+
+# stopped CODE OUTPUT: was the step that ended with CODE stopped from outside? Then the job goes back into the queue and
+# this does not return. llmft leaves the file OUTPUT/requeue beside its checkpoint.
+stopped() {
+  local mark=${2:+$2/requeue}
+  if [ -n "$TERMINATED" ]; then
+    if [ "$(job_field Reason)" = TimeLimit ] && [ -n "$mark" ] && [ -e "$mark" ]; then requeue "the time limit was reached"; fi
+    say "the job is being ended; submitted again, it goes on from the last checkpoint"
+    exit 143
   fi
-  say "$run stopped with a checkpoint; requeueing job $SLURM_JOB_ID"
-  scontrol requeue "$SLURM_JOB_ID" || say "requeue refused; submit the script again, it goes on from the checkpoint"
-  exit 0
+  if [ -n "$mark" ] && [ -e "$mark" ]; then requeue "$(head -n 1 "$mark")"; fi
+  # killed while it started: nothing to go on from, but nothing wrong either. A rank that is killed gives such codes too.
+  if [ "$1" -gt 128 ] && [ -n "$TOLD" ]; then requeue "the time limit is near"; fi
+  if [ "$1" -gt 128 ] && preempted; then requeue "preempted"; fi
+  return 1
 }
 
-finished() { grep -q '"finished": *true' "$1/run.json" 2>/dev/null; }
+requeue() { # requeue WHY: back into the queue; this script's next start goes on where the checkpoint is
+  local done_before=${SLURM_RESTART_COUNT:-0}
+  trap '' USR1
+  if [ "${LLMFT_REQUEUE:-yes}" != yes ]; then
+    say "$1; LLMFT_REQUEUE=$LLMFT_REQUEUE: submit the script again to go on"
+    exit 1
+  fi
+  if [ "$done_before" -ge "${LLMFT_MAX_RESTARTS:-100}" ]; then
+    say "$1; restarted $done_before times already (LLMFT_MAX_RESTARTS): submit the script again to go on"
+    exit 1
+  fi
+  say "$1; requeueing job $SLURM_JOB_ID (restarted $done_before times so far)"
+  scontrol requeue "$SLURM_JOB_ID" || {
+    say "this site does not let the job requeue itself: submit the script again to go on"
+    exit 1
+  }
+  trap 'exit 0' TERM
+  sleep 300 &
+  wait $!
+  exit 1
+}
 
-# train_cell RUN RANKS OPTIONS...: one run of the study, unless it is done; goes on from its checkpoint.
-train_cell() {
-  local run=$1 ranks=$2
+# train_ranks RANKS OUTPUT ARGS...: llmft train; does not return if it was stopped from outside
+train_ranks() {
+  local ranks=$1 output=$2 rc=0
   shift 2
-  if finished "$run"; then
-    say "$run: done already, skipped"
-    return 0
-  fi
-  say "$run: $ranks rank(s): $*"
-  local rc=0
-  launch "$ranks" "$LLMFT_BIN" train --config "$LLMFT_CONFIG" --model "$LLMFT_MODEL" --data "$LLMFT_DATA" --output "$run" \
-    --results "$LLMFT_RESULTS/benchmarks.csv" --device "${LLMFT_DEVICE:-auto}" --resume "$@" || rc=$?
-  requeue_if_asked "$run"
-  return "$rc"
-}
-
-draw_plots() {
-  [ -x "$LLMFT_PYTHON" ] || { say "no $LLMFT_PYTHON: plots left out; 'make plots' draws them"; return 0; }
-  "$LLMFT_PYTHON" postprocess/plots.py --benchmarks "$LLMFT_RESULTS/benchmarks.csv" --runs "$LLMFT_RUNS" --out "$LLMFT_RESULTS"
+  rm -f "$output/requeue" # of an earlier start
+  run_ranks "$ranks" train "$@" --output "$output" --results "$RESULTS/benchmarks.csv" --resume || rc=$?
+  stopped "$rc" "$output" || return "$rc"
 }

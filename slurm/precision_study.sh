@@ -1,26 +1,43 @@
 #!/usr/bin/env bash
+# The precision study: the same run in fp32, tf32, fp16 and bf16, then the plots. Runs that are finished already are
+# skipped, so it can be submitted again.
+#
+#   sbatch slurm/precision_study.sh [OPTION...]      OPTIONs go to every llmft train, as --adapter-rank 0
+#
+# Settings, from the environment (docs/slurm.md has those of all scripts):
+#   LLMFT_CONFIG=inputs/llama32_1b.yaml
+#   LLMFT_MODEL, LLMFT_DATA   folders; default: the config's model, data
+#   LLMFT_PRECISIONS="fp32 tf32 fp16 bf16"   LLMFT_FP8=1 adds fp8
+#   LLMFT_STRATEGY=ddp
+#   LLMFT_RANKS               default: all that the allocation has room for
+#   LLMFT_STEPS=50            steps of each run; the medians leave out the first ones
+#   LLMFT_PACKS_PER_RANK=2    micro-batches a rank and step; 0: the config's train.batch_packs over all ranks
+#   LLMFT_REPEATS=1           runs of each precision; figures show medians
+#   LLMFT_RUNS=runs, LLMFT_RESULTS=results   folders of the runs, and of benchmarks.csv and the plots
+#   LLMFT_CLUSTER=SITE   slurm/clusters/SITE.env (default: the cluster's name if there is such a file, else generic)
+#   SBATCH_ACCOUNT, SBATCH_PARTITION, SBATCH_QOS, SBATCH_TIMELIMIT, ...: read by sbatch, as its options of that name
 #SBATCH --job-name=llmft-precision
-#SBATCH --output=slurm-%x-%j.out
-#SBATCH --open-mode=append
-#SBATCH --time=04:00:00
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
-#SBATCH --requeue
+#SBATCH --gpus-per-node=1
+#SBATCH --cpus-per-task=8
+#SBATCH --time=04:00:00
 #SBATCH --signal=B:USR1@120
-# Precision study on one rank: the same run in fp32, tf32, fp16 and bf16; then the plots.
-#   sbatch --gpus-per-node=1 slurm/precision_study.sh
-# LLMFT_PRECISIONS ("fp32 tf32 fp16 bf16")  LLMFT_STEPS (60)  LLMFT_CONFIG  LLMFT_MODEL  LLMFT_DATA  LLMFT_TRAIN_OPTIONS
-set -euo pipefail
-# sbatch runs a copy of this script from its spool: the clone is where the job was submitted.
-cd "${SLURM_SUBMIT_DIR:-.}"
-[ -f slurm/lib.sh ] || { echo "error: $PWD is not the root of an llmft clone; run sbatch there" >&2; exit 2; }
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=slurm-%x-%j.out
+root=${LLMFT_ROOT:-${SLURM_SUBMIT_DIR:-$PWD}}
+[ -f "$root/slurm/lib.sh" ] || { echo "error: $root is not the root of the llmft repository: submit from there, or set LLMFT_ROOT to it" >&2 && exit 2; }
+cd "$root" || exit 2
+# shellcheck source=slurm/lib.sh
 . slurm/lib.sh
+# shellcheck source=slurm/study.sh
+. slurm/study.sh
+
 load_site
-need_model
-need_data
-pass_signals
-for precision in ${LLMFT_PRECISIONS:-fp32 tf32 fp16 bf16}; do
-  # shellcheck disable=SC2086
-  train_cell "$LLMFT_RUNS/precision-$precision" 1 --precision "$precision" --steps "${LLMFT_STEPS:-60}" ${LLMFT_TRAIN_OPTIONS:-}
-done
-draw_plots
+find_ranks
+training_settings
+set_mpi_environment
+precisions=${LLMFT_PRECISIONS:-fp32 tf32 fp16 bf16}
+[ "${LLMFT_FP8:-0}" != 1 ] || precisions+=" fp8"
+run_grid "${LLMFT_STRATEGY:-ddp}" "$precisions" "${LLMFT_RANKS:-$RANKS}" "$@"

@@ -1,30 +1,42 @@
 #!/usr/bin/env bash
+# The scaling study of DDP: the same run on 1, 2, 4, ... GPUs of one allocation, up to all of them (tasks where it has
+# no GPUs), then the plots. Cells that are finished already are skipped, so it can be submitted again, or on more nodes.
+#
+#   sbatch slurm/scaling_ddp.sh [OPTION...]       OPTIONs go to every llmft train, as --adapter-rank 0
+#   sbatch --nodes=2 --gpus-per-node=8 --ntasks-per-node=8 slurm/scaling_ddp.sh
+#
+# Settings, from the environment (docs/slurm.md has those of all scripts):
+#   LLMFT_CONFIG=inputs/llama32_1b.yaml
+#   LLMFT_MODEL, LLMFT_DATA   folders; default: the config's model, data
+#   LLMFT_PRECISIONS="bf16"   one or more of fp32 tf32 fp16 bf16 fp8
+#   LLMFT_RANK_COUNTS         default: "1 2 4 ..." up to all
+#   LLMFT_STEPS=50            steps of each run; the medians leave out the first ones
+#   LLMFT_PACKS_PER_RANK=2    micro-batches a rank and step (weak scaling); 0: the config's train.batch_packs over all
+#                             ranks (strong scaling)
+#   LLMFT_REPEATS=1           runs of each cell; figures show medians
+#   LLMFT_RUNS=runs, LLMFT_RESULTS=results   folders of the runs, and of benchmarks.csv and the plots
+#   LLMFT_CLUSTER=SITE   slurm/clusters/SITE.env (default: the cluster's name if there is such a file, else generic)
+#   SBATCH_ACCOUNT, SBATCH_PARTITION, SBATCH_QOS, SBATCH_TIMELIMIT, ...: read by sbatch, as its options of that name
 #SBATCH --job-name=llmft-scaling-ddp
-#SBATCH --output=slurm-%x-%j.out
-#SBATCH --open-mode=append
-#SBATCH --time=04:00:00
 #SBATCH --nodes=1
-#SBATCH --ntasks-per-node=8
-#SBATCH --requeue
+#SBATCH --ntasks-per-node=4
+#SBATCH --gpus-per-node=4
+#SBATCH --cpus-per-task=8
+#SBATCH --time=04:00:00
 #SBATCH --signal=B:USR1@120
-# Scaling study, DDP: 1, 2, 4, 8, ... ranks up to the allocation, every precision; then the plots.
-#   sbatch --gpus-per-node=8 slurm/scaling_ddp.sh
-# LLMFT_PRECISIONS ("bf16 fp32")  LLMFT_STEPS (60)  LLMFT_RANKS ("1 2 4 8")  LLMFT_BATCH_PACKS (8, over all ranks)
-# LLMFT_CONFIG  LLMFT_MODEL  LLMFT_DATA  LLMFT_TRAIN_OPTIONS
-set -euo pipefail
-# sbatch runs a copy of this script from its spool: the clone is where the job was submitted.
-cd "${SLURM_SUBMIT_DIR:-.}"
-[ -f slurm/lib.sh ] || { echo "error: $PWD is not the root of an llmft clone; run sbatch there" >&2; exit 2; }
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=slurm-%x-%j.out
+root=${LLMFT_ROOT:-${SLURM_SUBMIT_DIR:-$PWD}}
+[ -f "$root/slurm/lib.sh" ] || { echo "error: $root is not the root of the llmft repository: submit from there, or set LLMFT_ROOT to it" >&2 && exit 2; }
+cd "$root" || exit 2
+# shellcheck source=slurm/lib.sh
 . slurm/lib.sh
+# shellcheck source=slurm/study.sh
+. slurm/study.sh
+
 load_site
-need_model
-need_data
-pass_signals
-for precision in ${LLMFT_PRECISIONS:-bf16 fp32}; do
-  for ranks in $(rank_counts); do
-    # shellcheck disable=SC2086
-    train_cell "$LLMFT_RUNS/scaling-ddp-$precision-$ranks" "$ranks" --strategy ddp --precision "$precision" --steps "${LLMFT_STEPS:-60}" \
-      --batch-packs "${LLMFT_BATCH_PACKS:-8}" ${LLMFT_TRAIN_OPTIONS:-}
-  done
-done
-draw_plots
+find_ranks
+training_settings
+set_mpi_environment
+run_grid ddp "${LLMFT_PRECISIONS:-bf16}" "${LLMFT_RANK_COUNTS:-$(rank_counts)}" "$@"

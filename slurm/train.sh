@@ -1,25 +1,44 @@
 #!/usr/bin/env bash
+# One training run on all GPUs of the allocation (on all its tasks where it has no GPUs).
+#
+#   sbatch slurm/train.sh [OPTION...]           OPTIONs go to llmft train, as --train.lr=1e-4
+#   sbatch --nodes=2 --gpus-per-node=8 --ntasks-per-node=8 slurm/train.sh
+#
+# Stopped by the time limit or by preemption it writes a checkpoint and goes back into the queue by itself. Submitted
+# again, it goes on from the last checkpoint in its output folder.
+#
+# Settings, from the environment (docs/slurm.md has those of all scripts):
+#   LLMFT_CONFIG=inputs/llama32_1b.yaml
+#   LLMFT_MODEL, LLMFT_DATA, LLMFT_OUTPUT   folders; default: the config's model, data, output
+#   LLMFT_STRATEGY, LLMFT_PRECISION, LLMFT_STEPS, LLMFT_ADAPTER_RANK   default: the config's
+#   LLMFT_RANKS          fewer ranks than the allocation has room for
+#   LLMFT_CLUSTER=SITE   slurm/clusters/SITE.env (default: the cluster's name if there is such a file, else generic)
+#   SBATCH_ACCOUNT, SBATCH_PARTITION, SBATCH_QOS, SBATCH_TIMELIMIT, ...: read by sbatch, as its options of that name
 #SBATCH --job-name=llmft-train
-#SBATCH --output=slurm-%x-%j.out
-#SBATCH --open-mode=append
-#SBATCH --time=12:00:00
 #SBATCH --nodes=1
-#SBATCH --ntasks-per-node=8
-#SBATCH --requeue
+#SBATCH --ntasks-per-node=4
+#SBATCH --gpus-per-node=4
+#SBATCH --cpus-per-task=8
+#SBATCH --time=24:00:00
 #SBATCH --signal=B:USR1@120
-# One training run on the whole allocation; resubmitted, requeued or preempted, it goes on from its newest checkpoint.
-#   sbatch --gpus-per-node=8 slurm/train.sh
-#   sbatch --nodes=2 --gpus-per-node=8 --export=ALL,LLMFT_RUN=runs/full,LLMFT_TRAIN_OPTIONS="--adapter-rank 0" slurm/train.sh
-# LLMFT_CONFIG (inputs/llama32_1b.yaml)  LLMFT_MODEL  LLMFT_DATA  LLMFT_RUN (runs/<config's name>)  LLMFT_TRAIN_OPTIONS
-set -euo pipefail
-# sbatch runs a copy of this script from its spool: the clone is where the job was submitted.
-cd "${SLURM_SUBMIT_DIR:-.}"
-[ -f slurm/lib.sh ] || { echo "error: $PWD is not the root of an llmft clone; run sbatch there" >&2; exit 2; }
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=slurm-%x-%j.out
+root=${LLMFT_ROOT:-${SLURM_SUBMIT_DIR:-$PWD}}
+[ -f "$root/slurm/lib.sh" ] || { echo "error: $root is not the root of the llmft repository: submit from there, or set LLMFT_ROOT to it" >&2 && exit 2; }
+cd "$root" || exit 2
+# shellcheck source=slurm/lib.sh
 . slurm/lib.sh
+
 load_site
-need_model
-need_data
-pass_signals
-run=${LLMFT_RUN:-$LLMFT_RUNS/$(basename "$LLMFT_CONFIG" .yaml)}
-# shellcheck disable=SC2086
-train_cell "$run" "$(max_ranks)" ${LLMFT_TRAIN_OPTIONS:-}
+find_ranks
+training_settings
+output=${LLMFT_OUTPUT:-$(config_value output)}
+[ -n "$output" ] || fail "LLMFT_OUTPUT: not set, and $LLMFT_CONFIG has no 'output:'; give the run's folder"
+set_mpi_environment
+
+ranks=${LLMFT_RANKS:-$RANKS}
+check_ranks "$ranks"
+say "$output: $ranks rank(s)"
+train_ranks "$ranks" "$output" "${OPTIONS[@]}" ${LLMFT_STRATEGY:+--strategy "$LLMFT_STRATEGY"} \
+  ${LLMFT_PRECISION:+--precision "$LLMFT_PRECISION"} ${LLMFT_STEPS:+--steps "$LLMFT_STEPS"} "$@"

@@ -1,0 +1,131 @@
+"""The SLURM scripts with the real program on four nodes: the studies' tables and plots, a rank that dies, and jobs that
+are stopped and go on."""
+
+import csv
+import json
+import os
+import signal
+import time
+
+import pytest
+
+from conftest import ON_FOUR_NODES, TINY
+
+FIGURES_OF = {"ddp": ("time_gpu_ddp", "epoch_time_gpu_ddp", "throughput_gpu_ddp", "memory_gpu_ddp"),
+              "fsdp": ("time_gpu_fsdp", "epoch_time_gpu_fsdp", "throughput_gpu_fsdp", "memory_gpu_fsdp")}
+TRAINING = {"config": "inputs/tiny/train.yaml", "data": "shards/tiny"}
+
+
+def figures(clone, results):
+    return {path.stem for path in (clone.folder / results).glob("*.svg")}
+
+
+def steps(clone, run):
+    with open(clone.folder / run / "steps.csv") as rows:
+        return [(int(row["step"]), row["loss"], row["grad_norm"]) for row in csv.DictReader(rows)]
+
+
+def steps_done(clone, run):
+    path = clone.folder / run / "steps.csv"
+    return path.read_text().count("\n") - 1 if path.exists() else 0
+
+
+def test_preprocess(clone, preprocessed):
+    job, text = preprocessed
+    for node in range(1, 5):
+        assert f"rank {node - 1}: host n{node}," in text
+    shards = sorted((clone.folder / "shards/tiny").rglob("*.h5"))
+    assert len(shards) == 10 and (clone.folder / "shards/tiny/valid/manifest.json").exists()
+    before = [(path, path.stat().st_mtime_ns) for path in shards]
+    again = clone.submit("preprocess.sh", "--max-length", 512, "--rows-per-shard", 512, options=("--ntasks-per-node=2",), validation=0.05,
+                         input="inputs/tiny/sample.parquet", tokenizer="inputs/tiny/model", data="shards/tiny")
+    again.wait()
+    assert before == [(path, path.stat().st_mtime_ns) for path in shards]
+
+
+def test_scaling_of_ddp_and_fsdp(clone, preprocessed):
+    study = TRAINING | {"steps": 3, "runs": "runs/scaling", "results": "results/scaling"}
+    for strategy in ("ddp", "fsdp"):
+        job = clone.submit(f"scaling_{strategy}.sh", *TINY, **study)
+        assert "3 cells run, 0 finished before, 0 failed" in job.wait()
+        rows = [row for row in clone.table("results/scaling") if row["strategy"] == strategy]
+        assert [(row["ranks"], row["nodes"], row["precision"], row["batch_packs"], row["steps"]) for row in rows] == [
+            ("1", "1", "bf16", "2", "3"), ("2", "2", "bf16", "4", "3"), ("4", "4", "bf16", "8", "3")]
+        assert figures(clone, "results/scaling") >= {*FIGURES_OF[strategy], "speedup_plot", "loss_curves"}
+    assert "DDP_VS_FSDP" in figures(clone, "results/scaling")
+
+    table = clone.table("results/scaling")
+    again = clone.submit("scaling_ddp.sh", *TINY, **study)
+    assert "0 cells run, 3 finished before, 0 failed" in again.wait()
+    assert clone.table("results/scaling") == table
+
+
+def test_precision_study(clone, preprocessed):
+    job = clone.submit("precision_study.sh", *TINY, options=(*ON_FOUR_NODES[1:], "--nodes=2"), steps=3, runs="runs/precision",
+                       results="results/precision", adapter_rank=8, **TRAINING)
+    job.wait()
+    assert [(row["precision"], row["ranks"], row["mode"]) for row in clone.table("results/precision")] == [
+        (precision, "2", "lora") for precision in ("fp32", "tf32", "fp16", "bf16")]
+    assert figures(clone, "results/precision") >= {"epoch_time", "throughput", "training_time", "memory_usage", "loss_curves"}
+
+
+def test_training_as_the_script_asks_for(clone, preprocessed):
+    """sbatch slurm/train.sh without options: four GPUs of one node, a rank each."""
+    job = clone.submit("train.sh", *TINY, options=(), steps=2, adapter_rank=4, output="runs/lora", **TRAINING)
+    text = job.wait()
+    assert text.count(": host n") == 4 and "local rank 3 of 4" in text
+    report = json.loads((clone.folder / "runs/lora/run.json").read_text())
+    assert report["finished"] and (report["ranks"], report["nodes"]) == (4, 1)
+    assert (clone.folder / "runs/lora/adapter/adapter_model.safetensors").exists()
+
+
+@pytest.mark.parametrize("rank", [0, 3])
+def test_a_killed_rank_ends_the_job(clone, preprocessed, rank):
+    output = f"runs/killed-{rank}"
+    job = clone.submit("train.sh", *TINY, steps=100000, output=output, **TRAINING)
+    job.wait_until(lambda: steps_done(clone, output) >= 2, "two steps")
+    pids = job.rank_pids()
+    assert sorted(pids) == [0, 1, 2, 3]
+    os.kill(pids[rank], signal.SIGKILL)
+    killed = time.monotonic()
+    job.wait("FAILED", seconds=30)
+    seconds = time.monotonic() - killed
+    assert seconds < 10, f"{seconds:.1f} s\n{job.text()}"
+    assert not job.rank_pids()
+    assert f"task {rank}: Killed" in job.text()
+    assert job.field("Restarts") == "0"
+
+
+# How a job is told to stop. Near the time limit Slurm signals the batch script (#SBATCH --signal=B:USR1@120); people signal
+# the ranks; a job of higher priority makes Slurm send SIGTERM to the ranks.
+def near_time_limit(clone, job):
+    clone.cluster.run("scancel", "--batch", "--signal=USR1", job.id)
+
+
+def by_hand(clone, job):
+    clone.cluster.run("scancel", "--signal=USR1", job.id)
+
+
+def preempt(clone, job):
+    clone.cluster.run("sbatch", "--partition=urgent", "--nodes=4", "--exclusive", "--output=/dev/null", "--wrap=sleep 0.2")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(clone, preprocessed):
+    clone.submit("train.sh", *TINY, "--deterministic", steps=12, output="runs/undisturbed", **TRAINING).wait()
+    return steps(clone, "runs/undisturbed")
+
+
+@pytest.mark.parametrize("stop", [near_time_limit, by_hand, preempt])
+def test_a_stopped_job_goes_on_to_the_end(clone, undisturbed, stop):
+    output = f"runs/{stop.__name__}"
+    job = clone.submit("train.sh", *TINY, "--deterministic", steps=12, output=output, **TRAINING)
+    job.wait_until(lambda: steps_done(clone, output) >= 2, "two steps")
+    stop(clone, job)
+    job.wait_for_requeue()
+    text = job.wait()
+    assert "stopped by a signal after step" in text and "requeueing job" in text and "resuming after step" in text, text
+    assert steps(clone, output) == undisturbed
+    assert not (clone.folder / output / "requeue").exists()
+    rows = [row for row in clone.table() if row["run"] == stop.__name__]
+    assert len(rows) == 1 and rows[0]["steps"] == "12"
