@@ -12,10 +12,11 @@ namespace {
 
 int fail(const Process* process, int code, const std::string& message) {
   if (process != nullptr && process->size() > 1) {
-    // Ranks that fail alike would all say so. Rank 0 speaks first and ends the others while they wait here.
-    if (!process->is_root())
-      std::this_thread::sleep_for(std::chrono::milliseconds(400 + 50 * process->rank()));
-    log::error_line(message);
+    // Ranks that fail alike would all say so. The launcher ends the silent ones when the speaker aborts.
+    if (process->speaks_for_failed_ranks())
+      log::error_line(message);
+    else
+      std::this_thread::sleep_for(std::chrono::seconds(5));
     process->abort(code);
   }
   log::error_line(message);

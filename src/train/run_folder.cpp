@@ -53,6 +53,8 @@ std::string config_hash(const std::string& yaml) {
 RunFolder::RunFolder(const Process& process, const TrainOptions& options, const std::string& config_yaml)
     : process_(process), o_(options), config_yaml_(config_yaml) {
   if (process.is_root()) {
+    // found now rather than when the run is over
+    if (fs::path table = o_.results; table.has_parent_path()) make_writable_folder(table.parent_path());
     made_ = !fs::exists(o_.output);
     make_writable_folder(o_.output);
     if (fs::exists(path("run.json"))) {

@@ -134,6 +134,7 @@ class Trainer {
   bool validate_and_judge(StepRow* row);
   void save();
   void end_of_run(bool early);
+  std::string last_checkpoint_text() const;
   [[noreturn]] void stop_on_bad_loss(const std::vector<PackPosition>& step, std::span<const double> losses);
 
   bool resume_from_checkpoint();
@@ -197,6 +198,12 @@ std::string Trainer::settings() const {
   return run_settings(o_, tensors_.adapter(), process_.broadcast(model), shards_.manifest().fingerprint);
 }
 
+std::string Trainer::last_checkpoint_text() const {
+  if (last_checkpoint_ < 0) return "no checkpoint was written before";
+  return fmt::format("last checkpoint: step {} in {}", last_checkpoint_,
+                     (fs::path(o_.output) / "checkpoints").string());
+}
+
 void Trainer::stop_on_bad_loss(const std::vector<PackPosition>& step, std::span<const double> losses) {
   for (size_t i = 0; i < losses.size(); ++i) {
     if (std::isfinite(losses[i])) continue;
@@ -205,15 +212,11 @@ void Trainer::stop_on_bad_loss(const std::vector<PackPosition>& step, std::span<
         "{}",
         fmt::join(pack.rows.begin(),
                   pack.rows.begin() + static_cast<int64_t>(std::min<size_t>(8, pack.rows.size())), ", "));
-    std::string saved = last_checkpoint_ < 0 ? "none was written"
-                                             : fmt::format("step {} in {}", last_checkpoint_,
-                                                           (fs::path(o_.output) / "checkpoints").string());
     user_error(
-        "step {}: the loss is {} (rank {}, source rows {}{}); last good checkpoint: {}. Lower train.lr, use "
-        "--precision bf16 or fp32, or "
-        "look at these rows",
+        "step {}: the loss is {} (rank {}, source rows {}{}); lower train.lr, use --precision bf16 or fp32, "
+        "or look at these rows; {}",
         state_.step + 1, number(losses[i]), i % static_cast<size_t>(process_.size()), rows,
-        pack.rows.size() > 8 ? ", ..." : "", saved);
+        pack.rows.size() > 8 ? ", ..." : "", last_checkpoint_text());
   }
   internal_error("stop_on_bad_loss without a bad loss");
 }
@@ -265,10 +268,12 @@ void Trainer::one_step() {
 
   bool finite = std::isfinite(norm);
   double scale_used = scaler_.scale();
-  if (!finite && !recipe_.loss_scaling)
+  if (!finite && scale_used <= 1)  // no loss scale, or one that cannot be lowered
     user_error(
-        "step {}: the gradient norm is {} (the loss, {}, is finite); lower train.lr or use --precision fp32",
-        state_.step + 1, number(norm), number(loss));
+        "step {}: the gradient norm is {} (the loss, {}, is finite); lower train.lr or use --precision {}; "
+        "{}",
+        state_.step + 1, number(norm), number(loss), recipe_.loss_scaling ? "bf16" : "fp32",
+        last_checkpoint_text());
   bool apply = scaler_.update(finite);
   double lr = schedule_.at(state_.step);
   if (apply) {

@@ -42,6 +42,9 @@ class Process {
   // Every rank's values one after another, in rank order, on every rank.
   std::vector<uint64_t> all_gather(std::span<const uint64_t> values) const;
 
+  // Called by ranks that have failed: true on one of them, which is to say why; the others are not to repeat
+  // it. Rank 0 if it is among those that fail together. Takes up to 1.3 s.
+  bool speaks_for_failed_ranks() const;
   // Ends every rank with this exit code, without returning.
   [[noreturn]] void abort(int exit_code) const;
 
