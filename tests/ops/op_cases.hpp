@@ -18,71 +18,100 @@ inline void test_embed(OpTest& t) {
   }
 }
 
-inline void test_embed_backward(OpTest& t) {
-  for (int64_t tokens : {0, 1, 200}) {  // 200 tokens of 50: most come more than once
-    Matrix dx = t.normal(tokens, 19), before = t.normal_of(DType::f32, 50, 19), want = before;
-    auto ids = t.integers(tokens, 50);
-    Tensor dtable = t.in_place_of(DType::f32, before);
-    t.ops.embed_backward(t.indices(ids), t.input(dx), dtable);
-    Matrix added = oracle::scatter_add(dx, ids, 50);
-    for (size_t i = 0; i < want.values.size(); ++i) want.values[i] += added.values[i];
-    t.expect("dtable", dtable, want);
-  }
+inline void check_embed_backward(OpTest& t, int64_t tokens, int64_t vocabulary, int64_t width) {
+  Matrix dx = t.normal(tokens, width), before = t.normal_of(DType::f32, vocabulary, width), want = before;
+  auto ids = t.integers(tokens, vocabulary);
+  Tensor dtable = t.in_place_of(DType::f32, before);
+  t.ops.embed_backward(t.indices(ids), t.input(dx), dtable);
+  Matrix added = oracle::scatter_add(dx, ids, vocabulary);
+  for (size_t i = 0; i < want.values.size(); ++i) want.values[i] += added.values[i];
+  t.expect("dtable", dtable, want);
 }
 
-inline void test_norm(OpTest& t) {
+inline void test_embed_backward(OpTest& t) {
+  for (int64_t tokens : {0, 1, 200}) check_embed_backward(t, tokens, 50, 19);  // most come more than once
+}
+
+inline void check_norm(OpTest& t, int64_t tokens, int64_t width, int64_t tail) {
   constexpr float eps = 1e-5f;
-  for (auto [tokens, width, tail] :
-       {std::array{0, 16, 2}, {1, 1, 0}, {37, 67, 0}, {37, 67, 5}, {8, 128, 16}}) {
-    Matrix x = t.normal(tokens, width, 3), w = t.normal(1, width), a = t.normal(tail, width, 0.2);
-    Tensor y = t.output(tokens, width + tail), rstd = t.output_of(DType::f32, 1, tokens);
-    t.ops.norm(t.input(x), t.input(w), eps, tail == 0 ? Tensor{} : t.input(a), y, rstd);
-    t.expect("xn", y.col_range(0, width), oracle::norm(x, w, eps));
-    t.expect("rstd", rstd, oracle::norm_rstd(x, eps));
-    Matrix xn = t.read(y.col_range(0, width));
-    t.expect("tail", y.col_range(width, tail), oracle::matmul(Layout::nt, xn, a), {.slack = t.matmul_slack});
+  Matrix x = t.normal(tokens, width, 3), w = t.normal(1, width), a = t.normal(tail, width, 0.2);
+  Tensor y = t.output(tokens, width + tail), rstd = t.output_of(DType::f32, 1, tokens);
+  t.ops.norm(t.input(x), t.input(w), eps, tail == 0 ? Tensor{} : t.input(a), y, rstd);
+  t.expect("xn", y.col_range(0, width), oracle::norm(x, w, eps));
+  t.expect("rstd", rstd, oracle::norm_rstd(x, eps));
+  Matrix xn = t.read(y.col_range(0, width));
+  t.expect("tail", y.col_range(width, tail), oracle::matmul(Layout::nt, xn, a), {.slack = t.matmul_slack});
+}
+
+constexpr std::array<std::array<int64_t, 3>, 5> kNormShapes = {
+    {{0, 16, 2}, {1, 1, 0}, {37, 67, 0}, {37, 67, 5}, {8, 128, 16}}};
+
+inline void test_norm(OpTest& t) {
+  for (auto [tokens, width, tail] : kNormShapes) check_norm(t, tokens, width, tail);
+}
+
+inline void check_norm_backward(OpTest& t, int64_t tokens, int64_t width, int64_t tail) {
+  Matrix x = t.normal(tokens, width, 3), w = t.normal(1, width), dy = t.normal(tokens, width);
+  Matrix b = t.normal(width, tail, 0.2), before = t.normal(tokens, width + tail);
+  Matrix dw_before = t.normal_of(DType::f32, 1, width);
+  Matrix rstd = oracle::norm_rstd(x, 1e-5).map([](double r) { return rounded_to(DType::f32, r); });
+  auto want = oracle::norm_backward(dy, x, w, rstd);
+  Matrix scaled = dy;
+  for (int64_t i = 0; i < tokens; ++i)
+    for (int64_t c = 0; c < width; ++c) scaled(i, c) *= w[c] * rstd[i];
+  double dx_terms = norm_of(scaled) + norm_of(before);
+  double dw_terms = norm_of(want.dw) + norm_of(dw_before);
+  for (int64_t i = 0; i < tokens; ++i)
+    for (int64_t c = 0; c < width; ++c) want.dx(i, c) += before(i, c);
+  for (int64_t c = 0; c < width; ++c) want.dw[c] += dw_before[c];
+
+  Tensor dw = t.in_place_of(DType::f32, dw_before);
+  for (const Tensor& dw_wanted : {dw, Tensor{}}) {
+    Tensor dx = t.in_place(before);
+    t.ops.norm_backward(t.input(dy), t.input(x), t.input(w), t.input_of(DType::f32, rstd),
+                        tail == 0 ? Tensor{} : t.input(b), dx, dw_wanted);
+    t.expect("dx", dx.col_range(0, width), want.dx, {.slack = t.f32_slack, .terms = dx_terms});
+    t.expect("tail", dx.col_range(width, tail), oracle::matmul(Layout::nn, t.read(dx.col_range(0, width)), b),
+             {.slack = t.matmul_slack});
   }
+  t.expect("dw", dw, want.dw, {.slack = t.f32_slack, .terms = dw_terms});
 }
 
 inline void test_norm_backward(OpTest& t) {
-  for (auto [tokens, width, tail] :
-       {std::array{0, 16, 2}, {1, 1, 0}, {37, 67, 0}, {37, 67, 5}, {8, 128, 16}}) {
-    Matrix x = t.normal(tokens, width, 3), w = t.normal(1, width), dy = t.normal(tokens, width);
-    Matrix b = t.normal(width, tail, 0.2), before = t.normal(tokens, width + tail);
-    Matrix dw_before = t.normal_of(DType::f32, 1, width);
-    Matrix rstd = oracle::norm_rstd(x, 1e-5).map([](double r) { return rounded_to(DType::f32, r); });
-    auto want = oracle::norm_backward(dy, x, w, rstd);
-    Matrix scaled = dy;
-    for (int64_t i = 0; i < tokens; ++i)
-      for (int64_t c = 0; c < width; ++c) scaled(i, c) *= w[c] * rstd[i];
-    double dx_terms = norm_of(scaled) + norm_of(before);
-    double dw_terms = norm_of(want.dw) + norm_of(dw_before);
-    for (int64_t i = 0; i < tokens; ++i)
-      for (int64_t c = 0; c < width; ++c) want.dx(i, c) += before(i, c);
-    for (int64_t c = 0; c < width; ++c) want.dw[c] += dw_before[c];
-
-    Tensor dw = t.in_place_of(DType::f32, dw_before);
-    for (const Tensor& dw_wanted : {dw, Tensor{}}) {
-      Tensor dx = t.in_place(before);
-      t.ops.norm_backward(t.input(dy), t.input(x), t.input(w), t.input_of(DType::f32, rstd),
-                          tail == 0 ? Tensor{} : t.input(b), dx, dw_wanted);
-      t.expect("dx", dx.col_range(0, width), want.dx, {.slack = t.f32_slack, .terms = dx_terms});
-      t.expect("tail", dx.col_range(width, tail),
-               oracle::matmul(Layout::nn, t.read(dx.col_range(0, width)), b), {.slack = t.matmul_slack});
-    }
-    t.expect("dw", dw, want.dw, {.slack = t.f32_slack, .terms = dw_terms});
-  }
+  for (auto [tokens, width, tail] : kNormShapes) check_norm_backward(t, tokens, width, tail);
 }
 
 inline double squared(double x) {
   return x * x;
 }
 
-inline void test_matmul(OpTest& t) {
+inline void check_matmul(OpTest& t, int64_t m, int64_t n, int64_t k) {
   struct Scale {
     float alpha, beta;
     bool c_is_d;
   };
+  for (Layout layout : {Layout::nt, Layout::nn, Layout::tn})
+    for (Scale s : {Scale{1, 0, true}, Scale{1, 1, true}, Scale{0.7f, -0.5f, false}})
+      for (DType out : {t.dtype, DType::f32}) {
+        INFO(fmt::format("m {} n {} k {}, layout {}, alpha {}, beta {}, out {}", m, n, k,
+                         static_cast<int>(layout), s.alpha, s.beta, name_of(out)));
+        Matrix a = layout == Layout::tn ? t.normal(k, m) : t.normal(m, k);
+        Matrix b = layout == Layout::nt ? t.normal(n, k) : t.normal(k, n);
+        Matrix c = t.normal_of(out, m, n, 3), want = oracle::matmul(layout, a, b);
+        Matrix terms = oracle::matmul(layout, a.map(squared), b.map(squared));
+        for (size_t i = 0; i < want.values.size(); ++i) {
+          double alpha = double{s.alpha}, beta = double{s.beta};
+          want.values[i] = alpha * want.values[i] + beta * c.values[i];
+          terms.values[i] = std::hypot(alpha * std::sqrt(terms.values[i]), beta * c.values[i]);
+        }
+        Tensor d = s.beta != 0 && s.c_is_d ? t.in_place_of(out, c) : t.output_of(out, m, n);
+        Tensor from = s.beta == 0 ? Tensor{} : s.c_is_d ? d : t.input_of(out, c);
+        t.ops.matmul(layout, t.input(a), t.input(b), d, s.alpha, s.beta, from);
+        t.expect("d", d, want, {.slack = t.matmul_slack, .terms = norm_of(terms)});
+      }
+}
+
+inline void test_matmul(OpTest& t) {
   for (auto [m, n, k] : {std::array{1, 1, 1},
                          {1, 40, 33},
                          {40, 1, 33},
@@ -91,42 +120,28 @@ inline void test_matmul(OpTest& t) {
                          {64, 48, 80},
                          {0, 5, 4},
                          {6, 5, 0}})
-    for (Layout layout : {Layout::nt, Layout::nn, Layout::tn})
-      for (Scale s : {Scale{1, 0, true}, Scale{1, 1, true}, Scale{0.7f, -0.5f, false}})
-        for (DType out : {t.dtype, DType::f32}) {
-          INFO(fmt::format("m {} n {} k {}, layout {}, alpha {}, beta {}, out {}", m, n, k,
-                           static_cast<int>(layout), s.alpha, s.beta, name_of(out)));
-          Matrix a = layout == Layout::tn ? t.normal(k, m) : t.normal(m, k);
-          Matrix b = layout == Layout::nt ? t.normal(n, k) : t.normal(k, n);
-          Matrix c = t.normal_of(out, m, n, 3), want = oracle::matmul(layout, a, b);
-          Matrix terms = oracle::matmul(layout, a.map(squared), b.map(squared));
-          for (size_t i = 0; i < want.values.size(); ++i) {
-            double alpha = double{s.alpha}, beta = double{s.beta};
-            want.values[i] = alpha * want.values[i] + beta * c.values[i];
-            terms.values[i] = std::hypot(alpha * std::sqrt(terms.values[i]), beta * c.values[i]);
-          }
-          Tensor d = s.beta != 0 && s.c_is_d ? t.in_place_of(out, c) : t.output_of(out, m, n);
-          Tensor from = s.beta == 0 ? Tensor{} : s.c_is_d ? d : t.input_of(out, c);
-          t.ops.matmul(layout, t.input(a), t.input(b), d, s.alpha, s.beta, from);
-          t.expect("d", d, want, {.slack = t.matmul_slack, .terms = norm_of(terms)});
-        }
+    check_matmul(t, m, n, k);
+}
+
+inline void check_rope(OpTest& t, int64_t tokens, int64_t heads, int64_t dim) {
+  for (Direction direction : {Direction::forward, Direction::backward}) {
+    Matrix x = t.normal(tokens, heads * dim), table(40, dim);
+    for (int64_t p = 0; p < table.rows; ++p)
+      for (int64_t i = 0; i < dim / 2; ++i) {
+        double angle = static_cast<double>(p) * std::pow(500.0, -2.0 * static_cast<double>(i) / dim);
+        table(p, i) = rounded_to(DType::f32, std::cos(angle));
+        table(p, dim / 2 + i) = rounded_to(DType::f32, std::sin(angle));
+      }
+    auto positions = t.integers(tokens, table.rows);
+    Tensor rotated = t.in_place(x);
+    t.ops.rope(rotated, t.indices(positions), t.input_of(DType::f32, table), direction);
+    t.expect("x", rotated, oracle::rope(x, positions, table, direction));
+  }
 }
 
 inline void test_rope(OpTest& t) {
   for (auto [tokens, heads, dim] : {std::array{0, 2, 4}, {1, 1, 2}, {37, 3, 10}, {16, 4, 64}})
-    for (Direction direction : {Direction::forward, Direction::backward}) {
-      Matrix x = t.normal(tokens, heads * dim), table(40, dim);
-      for (int64_t p = 0; p < table.rows; ++p)
-        for (int64_t i = 0; i < dim / 2; ++i) {
-          double angle = static_cast<double>(p) * std::pow(500.0, -2.0 * static_cast<double>(i) / dim);
-          table(p, i) = rounded_to(DType::f32, std::cos(angle));
-          table(p, dim / 2 + i) = rounded_to(DType::f32, std::sin(angle));
-        }
-      auto positions = t.integers(tokens, table.rows);
-      Tensor rotated = t.in_place(x);
-      t.ops.rope(rotated, t.indices(positions), t.input_of(DType::f32, table), direction);
-      t.expect("x", rotated, oracle::rope(x, positions, table, direction));
-    }
+    check_rope(t, tokens, heads, dim);
 }
 
 struct AttentionPack {
@@ -226,100 +241,116 @@ inline void test_attention_isolation(OpTest& t) {
   }
 }
 
-inline void test_swiglu(OpTest& t) {
-  for (auto [tokens, width] : {std::array{0, 8}, {1, 1}, {37, 67}, {8, 128}}) {
-    Matrix gate_up = t.normal(tokens, 2 * width, 5), dh = t.normal(tokens, width);
-    Tensor h = t.output(tokens, width);
-    t.ops.swiglu(t.input(gate_up), h);
-    t.expect("h", h, oracle::swiglu(gate_up));
+inline void check_swiglu(OpTest& t, int64_t tokens, int64_t width) {
+  Matrix gate_up = t.normal(tokens, 2 * width, 5), dh = t.normal(tokens, width);
+  Tensor h = t.output(tokens, width);
+  t.ops.swiglu(t.input(gate_up), h);
+  t.expect("h", h, oracle::swiglu(gate_up));
 
-    Tensor rebuilt = t.output(tokens, width);
-    for (const Tensor& h_wanted : {rebuilt, Tensor{}}) {
-      Tensor gradient = t.in_place(gate_up);
-      t.ops.swiglu_backward(t.input(dh), gradient, h_wanted);
-      t.expect("gate_up", gradient, oracle::swiglu_backward(dh, gate_up));
-    }
-    t.expect("rebuilt h", rebuilt, oracle::swiglu(gate_up));
+  Tensor rebuilt = t.output(tokens, width);
+  for (const Tensor& h_wanted : {rebuilt, Tensor{}}) {
+    Tensor gradient = t.in_place(gate_up);
+    t.ops.swiglu_backward(t.input(dh), gradient, h_wanted);
+    t.expect("gate_up", gradient, oracle::swiglu_backward(dh, gate_up));
   }
+  t.expect("rebuilt h", rebuilt, oracle::swiglu(gate_up));
 }
 
-inline void test_gather_scatter(OpTest& t) {
-  Matrix x = t.normal(50, 19);
+inline void test_swiglu(OpTest& t) {
+  for (auto [tokens, width] : {std::array{0, 8}, {1, 1}, {37, 67}, {8, 128}}) check_swiglu(t, tokens, width);
+}
+
+inline void check_gather_scatter(OpTest& t, int64_t width) {
+  Matrix x = t.normal(50, width);
   for (const std::vector<int32_t>& rows : {std::vector<int32_t>{}, {49}, {3, 0, 49, 17, 18}}) {
     auto count = static_cast<int64_t>(rows.size());
-    Tensor y = t.output(count, 19), back = t.output(50, 19);
+    Tensor y = t.output(count, width), back = t.output(50, width);
     t.ops.gather_rows(t.input(x), t.indices(rows), y);
     t.expect_exactly("y", y, oracle::gather(x, rows));
-    Matrix gradient = t.normal(count, 19);
+    Matrix gradient = t.normal(count, width);
     t.ops.scatter_rows(t.input(gradient), t.indices(rows), back);
     t.expect_exactly("x", back, oracle::scatter_add(gradient, rows, 50));
   }
 }
 
-inline void test_cross_entropy(OpTest& t) {
+inline void test_gather_scatter(OpTest& t) {
+  check_gather_scatter(t, 19);
+}
+
+inline void check_cross_entropy(OpTest& t, int64_t rows, int64_t classes) {
   for (DType type : {t.dtype, DType::f32})
-    for (auto [rows, classes] : {std::array{0, 9}, {1, 1}, {13, 1001}, {37, 67}})
-      for (double offset : {0.0, 30000.0}) {  // an offset common to a row changes nothing
-        Matrix logits =
-            t.normal_of(type, rows, classes, 4).map([&](double x) { return rounded_to(type, x + offset); });
-        auto targets = t.integers(rows, classes);
-        constexpr float scale = 0.37f;
-        Tensor alone = t.output_of(DType::f32, 1, rows), loss = t.output_of(DType::f32, 1, rows);
-        Tensor gradient = t.in_place_of(type, logits);
-        t.ops.cross_entropy(t.input_of(type, logits), t.indices(targets), scale, alone, LossMode::loss_only);
-        t.ops.cross_entropy(gradient, t.indices(targets), scale, loss, LossMode::loss_and_gradient);
-        Matrix want = oracle::cross_entropy(logits, targets);
-        t.expect("loss alone", alone, want);
-        t.expect("loss", loss, want);
-        t.expect("logits", gradient, oracle::cross_entropy_gradient(logits, targets, double{scale}));
-      }
+    for (double offset : {0.0, 30000.0}) {  // an offset common to a row changes nothing
+      Matrix logits =
+          t.normal_of(type, rows, classes, 4).map([&](double x) { return rounded_to(type, x + offset); });
+      auto targets = t.integers(rows, classes);
+      constexpr float scale = 0.37f;
+      Tensor alone = t.output_of(DType::f32, 1, rows), loss = t.output_of(DType::f32, 1, rows);
+      Tensor gradient = t.in_place_of(type, logits);
+      t.ops.cross_entropy(t.input_of(type, logits), t.indices(targets), scale, alone, LossMode::loss_only);
+      t.ops.cross_entropy(gradient, t.indices(targets), scale, loss, LossMode::loss_and_gradient);
+      Matrix want = oracle::cross_entropy(logits, targets);
+      t.expect("loss alone", alone, want);
+      t.expect("loss", loss, want);
+      t.expect("logits", gradient, oracle::cross_entropy_gradient(logits, targets, double{scale}));
+    }
+}
+
+inline void test_cross_entropy(OpTest& t) {
+  for (auto [rows, classes] : {std::array{0, 9}, {1, 1}, {13, 1001}, {37, 67}})
+    check_cross_entropy(t, rows, classes);
+}
+
+inline void check_convert(OpTest& t, int64_t rows, int64_t cols) {
+  for (DType to : {DType::f32, DType::bf16, DType::f16})
+    for (float scale : {1.0f, -0.3f}) {
+      Matrix x = t.normal(rows, cols);
+      Tensor y = t.output_of(to, rows, cols);
+      t.ops.convert(t.input(x), y, scale);
+      t.expect_exactly("y", y,
+                       x.map([&](double v) { return rounded_to(to, static_cast<float>(v) * scale); }));
+    }
 }
 
 inline void test_convert(OpTest& t) {
-  for (DType to : {DType::f32, DType::bf16, DType::f16})
-    for (float scale : {1.0f, -0.3f})
-      for (auto [rows, cols] : {std::array{0, 3}, {1, 1}, {5, 37}, {1, 9001}}) {
-        Matrix x = t.normal(rows, cols);
-        Tensor y = t.output_of(to, rows, cols);
-        t.ops.convert(t.input(x), y, scale);
-        t.expect_exactly("y", y,
-                         x.map([&](double v) { return rounded_to(to, static_cast<float>(v) * scale); }));
-      }
+  for (auto [rows, cols] : {std::array{0, 3}, {1, 1}, {5, 37}, {1, 9001}}) check_convert(t, rows, cols);
 }
 
 // The rest works on f32 alone and is run in whatever dtype the test has.
+inline void check_add(OpTest& t, int64_t rows, int64_t cols) {
+  Matrix x = t.normal_of(DType::f32, rows, cols), y = t.normal_of(DType::f32, rows, cols), want = y;
+  Tensor sum = t.in_place_of(DType::f32, y);
+  t.ops.add(t.input_of(DType::f32, x), sum);
+  for (size_t i = 0; i < want.values.size(); ++i)
+    want.values[i] = rounded_to(DType::f32, want.values[i] + x.values[i]);
+  t.expect_exactly("to", sum, want);
+}
+
 inline void test_add(OpTest& t) {
-  for (auto [rows, cols] : {std::array{0, 3}, {1, 1}, {5, 37}}) {
-    Matrix x = t.normal_of(DType::f32, rows, cols), y = t.normal_of(DType::f32, rows, cols), want = y;
-    Tensor sum = t.in_place_of(DType::f32, y);
-    t.ops.add(t.input_of(DType::f32, x), sum);
-    for (size_t i = 0; i < want.values.size(); ++i)
-      want.values[i] = rounded_to(DType::f32, want.values[i] + x.values[i]);
-    t.expect_exactly("to", sum, want);
+  for (auto [rows, cols] : {std::array{0, 3}, {1, 1}, {5, 37}}) check_add(t, rows, cols);
+}
+
+inline void check_sums(OpTest& t, int64_t size, int64_t chunk) {
+  Matrix x = t.normal_of(DType::f32, 1, size);
+  Tensor on_device = t.input_of(DType::f32, x);
+  double total = 0, scale = 0;
+  for (double v : x.values) {
+    total += v;
+    scale += std::abs(v);
+  }
+  CHECK(std::abs(t.ops.sum(on_device) - total) <= 1e-13 * scale);  // f64 sums differ in order alone
+  std::vector<double> squares(static_cast<size_t>((size + chunk - 1) / chunk), -1.0);
+  t.ops.chunk_sum_squares(on_device, chunk, squares);
+  for (size_t i = 0; i < squares.size(); ++i) {
+    double want = 0;
+    for (int64_t j = static_cast<int64_t>(i) * chunk; j < std::min(size, static_cast<int64_t>(i + 1) * chunk);
+         ++j)
+      want += x[j] * x[j];
+    CHECK(std::abs(squares[i] - want) <= 1e-13 * want);
   }
 }
 
 inline void test_sums(OpTest& t) {
-  for (int64_t size : {0, 1, 15, 1000, 4099}) {
-    Matrix x = t.normal_of(DType::f32, 1, size);
-    Tensor on_device = t.input_of(DType::f32, x);
-    double total = 0, scale = 0;
-    for (double v : x.values) {
-      total += v;
-      scale += std::abs(v);
-    }
-    CHECK(std::abs(t.ops.sum(on_device) - total) <= 1e-13 * scale);  // f64 sums differ in order alone
-    constexpr int64_t chunk = 512;
-    std::vector<double> squares(static_cast<size_t>((size + chunk - 1) / chunk), -1.0);
-    t.ops.chunk_sum_squares(on_device, chunk, squares);
-    for (size_t i = 0; i < squares.size(); ++i) {
-      double want = 0;
-      for (int64_t j = static_cast<int64_t>(i) * chunk;
-           j < std::min(size, static_cast<int64_t>(i + 1) * chunk); ++j)
-        want += x[j] * x[j];
-      CHECK(std::abs(squares[i] - want) <= 1e-13 * want);
-    }
-  }
+  for (int64_t size : {0, 1, 15, 1000, 4099}) check_sums(t, size, 512);
 }
 
 inline void test_adamw(OpTest& t) {

@@ -39,6 +39,8 @@ class OpTest {
   // any order, and an exp of arguments of size 10. Matrix products in tf32 add the rounding of both operands.
   double f32_slack = 2e-6;
   double matmul_slack = 2e-6;
+  // How much further apart rows are than long, taken in turn.
+  std::vector<int64_t> gaps = {0, 1, 8, 3};
   // Roundings an attention's result may carry: one, and more where a backend rounds probabilities on the way.
   double attention_roundings = 1;
 
@@ -138,8 +140,7 @@ class OpTest {
   static constexpr uint16_t kPoison = 0x7fa5;  // a NaN as bf16 and f16, and twice in a row as f32
 
   Tensor make(DType type, int64_t rows, int64_t cols, Role role, const Matrix* values) {
-    constexpr int64_t gaps[] = {0, 1, 8, 3};
-    int64_t ld = cols + gaps[next_gap_++ % std::size(gaps)];
+    int64_t ld = cols + gaps[next_gap_++ % gaps.size()];
     size_t element = size_of(type), bytes = 2 * kGuard + static_cast<size_t>(rows * ld) * element;
     std::vector<std::byte> image(bytes + bytes % 2);
     for (size_t i = 0; i < image.size(); i += 2) std::memcpy(image.data() + i, &kPoison, 2);

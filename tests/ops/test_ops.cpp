@@ -1,6 +1,6 @@
 // The table of op cases on the CPU backend.
 #include "ops/gradient_cases.hpp"
-#include "ops/op_cases.hpp"
+#include "ops/wide_cases.hpp"
 
 namespace {
 
@@ -45,6 +45,15 @@ TEST_CASE("CPU ops with two threads for products") {
   Cpu cpu(MatmulMode::f32, 2);
   OpTest test(*cpu.ops, DType::f32);
   run_cases(test, op_cases());
+}
+
+TEST_CASE("CPU ops on wide shapes") {
+  Cpu cpu;
+  for (DType type : {DType::f32, DType::bf16}) {
+    OpTest test(*cpu.ops, type);
+    test.f32_slack = 4e-5;  // up to 25,000 terms one after another in a lane of a sum
+    run_cases(test, wide_cases());
+  }
 }
 
 TEST_CASE("gradients are the derivatives of the forward formulas") {

@@ -57,6 +57,13 @@ void cuda_check(cudaError_t status, const char* file, int line) {
     case cudaErrorNvlinkUncorrectable:
       user_error("GPU: the hardware failed ({}); leave this node out (sbatch --exclude) and resume",
                  cudaGetErrorString(status));
+    case cudaErrorIllegalInstruction:
+    case cudaErrorLaunchFailure:
+      internal_error(
+          fmt::format("CUDA: {}: a kernel met an index outside its table (a token, position or row "
+                      "number), or is wrong",
+                      cudaGetErrorString(status)),
+          file, line);
     default:
       internal_error(fmt::format("CUDA: {} ({})", cudaGetErrorString(status), cudaGetErrorName(status)), file,
                      line);

@@ -11,7 +11,7 @@
 
 #include <cublasLt.h>
 
-#include "gemm_choices.hpp"
+#include "../gemm_choices.hpp"
 #include "llmft/device/cuda_device.hpp"
 #include "llmft/ops/backend.hpp"
 
