@@ -1,0 +1,29 @@
+// The attention kernels' launches: plain types only, as in kernels.hpp. Documents are found on the device
+// from cu_seqlens, so nothing waits for the host; a cu_seqlens that goes down or past the tokens stops the
+// program.
+#pragma once
+
+#include "kernels.hpp"
+
+namespace llmft::cuda {
+
+struct AttentionSizes {
+  int64_t tokens;
+  int64_t documents;
+  const int32_t* cu_seqlens;  // [documents + 1]
+  int heads;
+  int kv_heads;
+  int head_dim;  // up to kMostHeadDim
+  float scale;   // of the scores
+};
+constexpr int kMostHeadDim = 128;
+
+// Any strides and alignments, f32 arithmetic. lse f32 [tokens, heads].
+void attention(cudaStream_t stream, const AttentionSizes& sizes, const Matrix& q, const Matrix& k,
+               const Matrix& v, const Matrix& out, const Matrix& lse);
+// Repeats bit for bit. delta: scratch of tokens * heads floats.
+void attention_backward(cudaStream_t stream, const AttentionSizes& sizes, const Matrix& q, const Matrix& k,
+                        const Matrix& v, const Matrix& out, const Matrix& lse, const Matrix& dout,
+                        const Matrix& dq, const Matrix& dk, const Matrix& dv, float* delta);
+
+}  // namespace llmft::cuda
