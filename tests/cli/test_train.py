@@ -130,9 +130,11 @@ def test_a_dead_rank_ends_all_within_ten_seconds(train_args, tmp_path):
     send(process, signal.SIGKILL, rank=2)
     began = time.time()
     finish(process, timeout=20)
-    assert time.time() - began < 10
     assert process.returncode != 0
-    assert not any(alive(pid) for pid in ranks)
+    while any(alive(pid) for pid in ranks):  # the launcher may be gone a moment before the last rank
+        assert time.time() - began < 10
+        time.sleep(0.01)
+    assert time.time() - began < 10
 
 
 def alive(pid):
