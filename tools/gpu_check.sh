@@ -50,7 +50,7 @@ fi
 
 folder=$1
 [[ -x $folder/test_ops ]] || { echo "$folder/test_ops: not there; make it with --pack" >&2; exit 2; }
-log=${OUT:-$folder}/gpu_check.log
+log=${LLMFT_LOGS:-$folder}/gpu_check.log
 export LD_LIBRARY_PATH="$folder/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
 status=0
 "$folder/test_ops" --test-case='CUDA*,a GPU*' --duration=true --no-colors=true >"$log" 2>&1 || status=$?
@@ -61,6 +61,6 @@ if [[ $status -ne 0 ]]; then
 fi
 table "$log"
 if [[ ${2:-} == --bench ]]; then
-  "$folder/bench_ops" --benchmark_filter='^cuda_' --benchmark_format=console 2>&1 | tee "${OUT:-$folder}/gpu_bench.log"
+  "$folder/bench_ops" --benchmark_filter='^cuda_' --benchmark_format=console 2>&1 | tee "${LLMFT_LOGS:-$folder}/gpu_bench.log"
 fi
 exit "$status"

@@ -55,7 +55,8 @@ void run_all(Ops& ops, DType type, double matmul_slack) {
   run_cases(aligned, wide_cases());
 }
 
-constexpr double kF32 = 2e-6;
+// Tensor cores truncate their running sum at about 22 bits: 2.5e-6 was measured at K = 2112.
+constexpr double kF32 = 4e-6;
 constexpr double kTf32 = 0x1p-10;  // both operands rounded to 2^-11
 
 std::vector<uint64_t> bits_of(const Matrix& x) {
