@@ -1,0 +1,149 @@
+// Speed of the tokenizer alone. Benchmarks of the parts run on made-up text with the vocabulary of
+// inputs/tiny, or with LLMFT_LLAMA3_TOKENIZER. On a text of one's own, as tools/peers/tok_bench.py calls it:
+//   bench_tokenizer --text TOKENIZER TEXT OFFSETS PASSES [IDS]
+// OFFSETS holds where TEXT's documents start, and its size, as u64. A new tokenizer's first pass and PASSES
+// repeated ones are timed in CPU time and printed as JSON in MB/s; IDS gets the ids (u32) of all documents.
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <ctime>
+#include <random>
+
+#include <benchmark/benchmark.h>
+
+#include "llmft/base/file.hpp"
+#include "llmft/tokenizer/char_masks.hpp"
+#include "llmft/tokenizer/splitter.hpp"
+#include "llmft/tokenizer/tokenizer.hpp"
+
+namespace {
+
+using namespace llmft;
+
+// Words of a made-up language, frequent ones first as Zipf has it, with punctuation; every 200th is new.
+std::string made_up_text(size_t bytes) {
+  std::mt19937 random(1);
+  auto word = [&] {
+    std::string letters(2 + random() % 8, ' ');
+    for (char& c : letters) c = static_cast<char>('a' + random() % 26);
+    return letters;
+  };
+  std::vector<std::string> words(20000);
+  std::generate(words.begin(), words.end(), word);
+  std::string text;
+  while (text.size() < bytes) {
+    const double u = static_cast<double>(random() % 100000) / 100000;
+    const auto rank = static_cast<size_t>(static_cast<double>(words.size()) * u * u * u);
+    text += random() % 200 == 0 ? word() : words[rank];
+    text += random() % 12 == 0    ? ", "
+            : random() % 60 == 0  ? ".\n\n"
+            : random() % 150 == 0 ? "'s 1234 é"
+                                  : " ";
+  }
+  return text;
+}
+
+const std::string& sample() {
+  static const std::string text = made_up_text(size_t{1} << 20);
+  return text;
+}
+
+std::string tokenizer_file() {
+  const char* given = std::getenv("LLMFT_LLAMA3_TOKENIZER");
+  return given != nullptr ? given : "inputs/tiny/model/tokenizer.json";
+}
+
+void report_bytes(benchmark::State& state) {
+  state.SetBytesProcessed(static_cast<int64_t>(state.iterations() * sample().size()));
+}
+
+void masks(benchmark::State& state, MaskKernel kernel) {
+  std::vector<BlockMasks> blocks;
+  for (auto _ : state) make_char_masks(sample(), blocks, kernel);
+  report_bytes(state);
+}
+
+void split(benchmark::State& state) {
+  auto splitter = make_llama3_splitter();
+  SplitScratch scratch;
+  for (auto _ : state) splitter->split(sample(), scratch);
+  report_bytes(state);
+}
+
+void encode_repeated(benchmark::State& state) {
+  const auto tokenizer = load_tokenizer(tokenizer_file());
+  std::vector<TokenId> ids;
+  for (auto _ : state) {
+    ids.clear();
+    tokenizer->encode(sample(), ids);
+  }
+  report_bytes(state);
+}
+
+void encode_first(benchmark::State& state) {
+  std::vector<TokenId> ids;
+  for (auto _ : state) {
+    state.PauseTiming();
+    const auto tokenizer = load_tokenizer(tokenizer_file());
+    ids.clear();
+    state.ResumeTiming();
+    tokenizer->encode(sample(), ids);
+  }
+  report_bytes(state);
+}
+
+void decode(benchmark::State& state) {
+  const auto tokenizer = load_tokenizer(tokenizer_file());
+  std::vector<TokenId> ids;
+  tokenizer->encode(sample(), ids);
+  for (auto _ : state) benchmark::DoNotOptimize(tokenizer->decode(ids));
+  report_bytes(state);
+}
+
+BENCHMARK_CAPTURE(masks, portable, MaskKernel::portable);
+BENCHMARK_CAPTURE(masks, best, best_mask_kernel());
+BENCHMARK(split);
+BENCHMARK(encode_repeated);
+BENCHMARK(encode_first);
+BENCHMARK(decode);
+
+double cpu_seconds() {
+  timespec time;
+  ::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
+  return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_nsec) * 1e-9;
+}
+
+int measure(char** arguments) {
+  const std::string text = read_file(arguments[1]);
+  const std::string offsets = read_file(arguments[2]);
+  std::vector<uint64_t> at(offsets.size() / sizeof(uint64_t));
+  std::memcpy(at.data(), offsets.data(), at.size() * sizeof(uint64_t));
+  const auto tokenizer = load_tokenizer(arguments[0]);
+  std::vector<TokenId> ids(text.size());  // touched: the system's page faults are not the tokenizer's
+  auto pass = [&] {
+    ids.clear();
+    const double start = cpu_seconds();
+    for (size_t i = 0; i + 1 < at.size(); ++i)
+      tokenizer->encode(std::string_view(text).substr(at[i], at[i + 1] - at[i]), ids);
+    return static_cast<double>(text.size()) / 1e6 / (cpu_seconds() - start);
+  };
+  std::printf("{\"first\": %.2f, \"repeated\": [", pass());
+  const int passes = std::atoi(arguments[3]);
+  for (int i = 0; i < passes; ++i) std::printf("%s%.2f", i == 0 ? "" : ", ", pass());
+  std::printf("]}\n");
+  if (arguments[4] != nullptr)
+    write_file_atomic(arguments[4],
+                      {reinterpret_cast<const char*>(ids.data()), ids.size() * sizeof(TokenId)});
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc >= 6 && std::strcmp(argv[1], "--text") == 0) return measure(argv + 2);
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
+  benchmark::RunSpecifiedBenchmarks();
+  return 0;
+}
