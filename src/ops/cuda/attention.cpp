@@ -1,25 +1,93 @@
+// Which attention runs: cuDNN's where it takes the tensors and the asked order of sums, else the kernels of
+// this project, which take everything. Both read and write the same lse, so forward and backward may differ.
 #include "attention.hpp"
+
+#include <cmath>
+
+#include "attention_cudnn.hpp"
+#include "attention_kernels.hpp"
+#include "matrix.hpp"
 
 namespace llmft {
 namespace {
 
-class NoAttention final : public AttentionEngine {
+void check_shapes(const AttentionShape& shape, Indices cu_seqlens, const Tensor& q, const Tensor& k,
+                  const Tensor& v, const Tensor& out, const Tensor& lse) {
+  int64_t tokens = q.rows, q_width = shape.heads * shape.head_dim, kv_width = shape.kv_heads * shape.head_dim;
+  check(shape.kv_heads > 0 && shape.heads % shape.kv_heads == 0, "attention: kv_heads must divide heads");
+  check(q.cols == q_width && out.rows == tokens && out.cols == q_width && k.rows == tokens &&
+            k.cols == kv_width && v.rows == tokens && v.cols == kv_width && lse.rows == tokens &&
+            lse.cols == shape.heads,
+        "attention: shapes differ");
+  check(k.dtype == q.dtype && v.dtype == q.dtype && out.dtype == q.dtype && lse.dtype == DType::f32,
+        "attention: dtypes differ");
+  check(cu_seqlens.size >= 1, "attention: cu_seqlens are empty");
+  if (shape.head_dim > cuda::kMostHeadDim)
+    user_error(
+        "--device cuda: attention heads of {} columns are wider than {}, the most that runs on the GPU; "
+        "use --device cpu",
+        shape.head_dim, cuda::kMostHeadDim);
+}
+
+cuda::AttentionSizes sizes_of(const AttentionArguments& a) {
+  return {.tokens = a.q.rows,
+          .documents = a.cu_seqlens.size - 1,
+          .cu_seqlens = a.cu_seqlens.data,
+          .heads = static_cast<int>(a.shape.heads),
+          .kv_heads = static_cast<int>(a.shape.kv_heads),
+          .head_dim = static_cast<int>(a.shape.head_dim),
+          .scale = 1.0f / std::sqrt(static_cast<float>(a.shape.head_dim))};
+}
+
+class GpuAttention final : public AttentionEngine {
  public:
-  void attention(const AttentionShape&, Indices, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
-                 const Tensor&) override {
-    user_error("--device cuda: this version has no attention on the GPU; use --device cpu");
+  GpuAttention(CudaDevice& device, AttentionOrder order) : device_(device), order_(order), cudnn_(device) {}
+
+  void attention(const AttentionShape& shape, Indices cu_seqlens, const Tensor& q, const Tensor& k,
+                 const Tensor& v, const Tensor& out, const Tensor& lse) override {
+    check_shapes(shape, cu_seqlens, q, k, v, out, lse);
+    if (q.rows == 0) return;
+    AttentionArguments a{
+        .shape = shape, .cu_seqlens = cu_seqlens, .q = q, .k = k, .v = v, .out = out, .lse = lse};
+    if (cudnn_.forward(a)) return;
+    cuda::attention(device_.stream(), sizes_of(a), matrix_of(q), matrix_of(k), matrix_of(v), matrix_of(out),
+                    matrix_of(lse));
+    cuda_check(cudaGetLastError());
   }
-  void attention_backward(const AttentionShape&, Indices, const Tensor&, const Tensor&, const Tensor&,
-                          const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
-                          const Tensor&) override {
-    user_error("--device cuda: this version has no attention on the GPU; use --device cpu");
+
+  void attention_backward(const AttentionShape& shape, Indices cu_seqlens, const Tensor& q, const Tensor& k,
+                          const Tensor& v, const Tensor& out, const Tensor& lse, const Tensor& dout,
+                          const Tensor& dq, const Tensor& dk, const Tensor& dv) override {
+    check_shapes(shape, cu_seqlens, q, k, v, out, lse);
+    check_shapes(shape, cu_seqlens, dq, dk, dv, dout, lse);
+    check(dq.dtype == q.dtype, "attention_backward: gradients differ from inputs");
+    if (q.rows == 0) return;
+    AttentionArguments a{shape, cu_seqlens, q, k, v, out, lse, dout, dq, dk, dv};
+    if (order_ == AttentionOrder::fast && cudnn_.backward(a)) return;
+    auto bytes = static_cast<size_t>(q.rows * shape.heads) * sizeof(float);
+    if (delta_.bytes() < bytes) {
+      delta_ = Buffer();
+      delta_ = Buffer(device_, bytes, MemoryPart::workspace);
+    }
+    cuda::attention_backward(device_.stream(), sizes_of(a), matrix_of(q), matrix_of(k), matrix_of(v),
+                             matrix_of(out), matrix_of(lse), matrix_of(dout), matrix_of(dq), matrix_of(dk),
+                             matrix_of(dv), static_cast<float*>(delta_.data()));
+    cuda_check(cudaGetLastError());
   }
+
+ private:
+  CudaDevice& device_;
+  AttentionOrder order_;
+  CudnnAttention cudnn_;
+  Buffer delta_;
 };
 
 }  // namespace
 
-std::unique_ptr<AttentionEngine> make_attention_engine(CudaDevice&, MatmulMode, AttentionOrder) {
-  return std::make_unique<NoAttention>();
+// The mode changes nothing: scores of f32 tensors are f32 products in tf32 mode too.
+std::unique_ptr<AttentionEngine> make_attention_engine(CudaDevice& device, MatmulMode /*mode*/,
+                                                       AttentionOrder order) {
+  return std::make_unique<GpuAttention>(device, order);
 }
 
 }  // namespace llmft

@@ -26,4 +26,18 @@ void attention_backward(cudaStream_t stream, const AttentionSizes& sizes, const 
                         const Matrix& v, const Matrix& out, const Matrix& lse, const Matrix& dout,
                         const Matrix& dq, const Matrix& dk, const Matrix& dv, float* delta);
 
+// lengths[slot] of each document, and offsets[i * pitch + slot] = its first token * strides[i], slots + 1 of
+// them.
+struct DocumentTables {
+  static constexpr int kMost = 8;
+  int64_t slots;  // at least the documents
+  int32_t* lengths;
+  int64_t* offsets;
+  int64_t pitch;
+  int count;
+  int64_t strides[kMost];
+};
+void document_tables(cudaStream_t stream, const int32_t* cu_seqlens, int64_t documents,
+                     const DocumentTables& tables);
+
 }  // namespace llmft::cuda
