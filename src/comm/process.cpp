@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
+#include <exception>
 #include <thread>
 
 #include <mpi.h>
@@ -134,6 +135,7 @@ void Process::abort(int exit_code) const {
 struct SharedCounter::State {
   MPI_Win window = MPI_WIN_NULL;
   uint64_t* value = nullptr;
+  int exceptions = std::uncaught_exceptions();
 };
 
 SharedCounter::SharedCounter(const Process& process, uint64_t start) : state_(std::make_unique<State>()) {
@@ -148,6 +150,7 @@ SharedCounter::SharedCounter(const Process& process, uint64_t start) : state_(st
 }
 
 SharedCounter::~SharedCounter() {
+  if (std::uncaught_exceptions() > state_->exceptions) return;
   // Rank 0 keeps answering inside the barrier until all have finished claiming.
   MPI_Barrier(MPI_COMM_WORLD);
   MPI_Win_unlock_all(state_->window);
@@ -160,6 +163,14 @@ uint64_t SharedCounter::next() {
   MPI_Fetch_and_op(&one, &claimed, MPI_UINT64_T, 0, 0, MPI_SUM, state_->window);
   MPI_Win_flush(0, state_->window);
   return claimed;
+}
+
+uint64_t SharedCounter::read() {
+  uint64_t unused = 0;
+  uint64_t value = 0;
+  MPI_Fetch_and_op(&unused, &value, MPI_UINT64_T, 0, 0, MPI_NO_OP, state_->window);
+  MPI_Win_flush(0, state_->window);
+  return value;
 }
 
 void SharedCounter::progress() {

@@ -82,6 +82,10 @@ ChatTemplate::ChatTemplate(TemplateKind kind, const Tokenizer& tokenizer)
     start_header_ = *tokenizer.special(kStartHeader);
     end_header_ = *tokenizer.special(kEndHeader);
     end_name_ = kEndOfTurn;
+    system_role_ = ids_of("system");
+    user_role_ = ids_of("user");
+    assistant_role_ = ids_of("assistant");
+    blank_line_ = ids_of("\n\n");
   } else {
     end_name_ = first_name(tokenizer, kEosNames);
     if (end_name_.empty())
@@ -116,9 +120,16 @@ std::string ChatTemplate::render(const ChatFields& fields) const {
   return render_prompt(fields) + std::string(strip(fields.response)) + end_name_;
 }
 
-void ChatTemplate::append_turn(const char* role, std::string_view content, std::vector<TokenId>& tokens) {
+std::vector<TokenId> ChatTemplate::ids_of(std::string_view text) const {
+  std::vector<TokenId> ids;
+  tokenizer_.encode(text, ids);
+  return ids;
+}
+
+void ChatTemplate::append_turn(const std::vector<TokenId>& role, std::string_view content,
+                               std::vector<TokenId>& tokens) {
   tokens.push_back(start_header_);
-  tokenizer_.encode(role, tokens);
+  tokens.insert(tokens.end(), role.begin(), role.end());
   tokens.push_back(end_header_);
   scratch_.assign("\n\n");
   scratch_ += content;
@@ -139,15 +150,15 @@ std::string_view ChatTemplate::encode_head(const ChatFields& fields, std::vector
     auto cached = system_cache_.find(system);
     if (cached == system_cache_.end()) {
       std::vector<TokenId> turn;
-      append_turn("system", system, turn);
+      append_turn(system_role_, system, turn);
       if (system_cache_.size() >= kSystemCache) system_cache_.clear();
       cached = system_cache_.emplace(system, std::move(turn)).first;
     }
     tokens.insert(tokens.end(), cached->second.begin(), cached->second.end());
   }
-  append_turn("user", strip(fields.question), tokens);
+  append_turn(user_role_, strip(fields.question), tokens);
   tokens.push_back(start_header_);
-  tokenizer_.encode("assistant", tokens);
+  tokens.insert(tokens.end(), assistant_role_.begin(), assistant_role_.end());
   tokens.push_back(end_header_);
   scratch_ = "\n\n";
   return scratch_;
@@ -162,8 +173,12 @@ void ChatTemplate::encode(const ChatFields& fields, std::vector<TokenId>& tokens
   size_t begin = tokens.size();
   size_t tail = encode_head(fields, tokens).size();  // scratch_ holds it
   std::string_view response = strip(fields.response);
-  prompt_ids_.clear();
-  tokenizer_.encode(scratch_, prompt_ids_);
+  if (kind_ == TemplateKind::llama3) {
+    prompt_ids_ = blank_line_;
+  } else {
+    prompt_ids_.clear();
+    tokenizer_.encode(scratch_, prompt_ids_);
+  }
   loss_start = static_cast<uint32_t>(tokens.size() - begin + prompt_ids_.size());
   scratch_ += response;
   joined_ids_.clear();

@@ -44,6 +44,7 @@ std::string to_json(const Manifest& m) {
                {"other_split", m.other_split},
                {"drops", std::move(drops)},
                {"truncated", m.truncated},
+               {"overlap", m.overlap},
                {"tokens", m.tokens},
                {"loss_tokens", m.loss_tokens},
                {"lengths",
@@ -99,6 +100,7 @@ Manifest read_manifest(const fs::path& folder) {
     root.at("other_split").get_to(m.other_split);
     for (size_t i = 0; i < m.drops.size(); ++i) root.at("drops").at(kDropReasonNames[i]).get_to(m.drops[i]);
     root.at("truncated").get_to(m.truncated);
+    root.at("overlap").get_to(m.overlap);
     root.at("tokens").get_to(m.tokens);
     root.at("loss_tokens").get_to(m.loss_tokens);
     const json& lengths = root.at("lengths");

@@ -1,7 +1,6 @@
 #include "llmft/data/pipeline.hpp"
 
 #include <algorithm>
-#include <unordered_set>
 
 #include <nlohmann/json.hpp>
 
@@ -9,12 +8,12 @@
 #include "llmft/base/error.hpp"
 #include "llmft/base/file.hpp"
 #include "llmft/base/log.hpp"
-#include "llmft/base/progress.hpp"
 #include "llmft/base/text.hpp"
 #include "output_folder.hpp"
-#include "sample_maker.hpp"
 #include "scan.hpp"
 #include "shard_job.hpp"
+#include "shard_making.hpp"
+#include "stage_times.hpp"
 
 namespace llmft {
 namespace fs = std::filesystem;
@@ -26,7 +25,6 @@ constexpr std::pair<const char*, TemplateKind> kTemplates[] = {
     {"auto", TemplateKind::automatic}, {"llama3", TemplateKind::llama3}, {"plain", TemplateKind::plain}};
 constexpr std::pair<const char*, OnTooLong> kOnTooLong[] = {{"drop", OnTooLong::drop},
                                                             {"truncate", OnTooLong::truncate}};
-constexpr uint64_t kProgressRows = 1024;  // one count of the shared progress counter
 
 // Everything that the shards' bytes depend on; nothing that they do not.
 json settings_of(const Tokenizer& tokenizer, const std::string& template_name,
@@ -45,110 +43,6 @@ json settings_of(const Tokenizer& tokenizer, const std::string& template_name,
           {"rows_per_shard", options.rows_per_shard},
           {"sources", hash_bytes(files.dump())}};
 }
-
-// The shards of both splits that this rank wrote or found, as text for the others.
-json pack(const ShardSummary& s) {
-  json lengths = json::array();
-  for (auto& [length, count] : s.lengths) lengths.push_back({length, count});
-  return {s.shard.file, s.shard.bytes,  s.shard.rows,         s.shard.tokens,     s.shard.loss_tokens,
-          s.shard.hash, s.counts.drops, s.counts.other_split, s.counts.truncated, lengths};
-}
-ShardSummary unpack(const json& j) {
-  ShardSummary s;
-  s.shard = {j[0], j[1], j[2], j[3], j[4], j[5]};
-  s.counts = {j[6].get<std::array<uint64_t, 4>>(), j[7], j[8]};
-  for (const json& entry : j[9]) s.lengths[entry[0]] = entry[1];
-  return s;
-}
-
-struct Summaries {
-  std::vector<ShardSummary> train;
-  std::vector<ShardSummary> valid;
-};
-
-class Writing {
- public:
-  Writing(const Process& process, const Tokenizer& tokenizer, const PreprocessOptions& options,
-          const Sources& sources, const Scan& scan, const ShardJob& job,
-          const std::vector<uint64_t>& finished)
-      : process_(process),
-        scan_(scan),
-        job_(job),
-        finished_(finished.begin(), finished.end()),
-        cursor_(sources.files, sources.pieces),
-        maker_(tokenizer, options, scan.duplicates),
-        rows_to_do_(scan.rows) {
-    for (uint64_t shard : finished) rows_to_do_ -= job.end_row(shard) - job.first_row(shard);
-  }
-
-  Summaries run() {
-    json mine = json::array();
-    Progress progress("preprocess", rows_to_do_);
-    Stopwatch watch;
-    {
-      CounterPtr claims = make_counter(process_);
-      CounterPtr blocks = make_counter(process_);
-      uint64_t uncounted = 0;
-      auto between = [&](uint64_t rows) {
-        claims->progress();
-        for (uncounted += rows; uncounted >= kProgressRows; uncounted -= kProgressRows) {
-          uint64_t done = std::min((blocks->next() + 1) * kProgressRows, rows_to_do_);
-          progress.update(done, rate(done, watch.seconds()));
-        }
-      };
-      for (uint64_t shard = claims->next(); shard < job_.shards(); shard = claims->next())
-        mine.push_back({shard, one(shard, between)});
-    }
-    // What the ranks share is bounded: a summary has as many lengths as samples differ in.
-    Summaries all;
-    all.train.resize(job_.shards());
-    all.valid.resize(job_.valid ? job_.shards() : 0);
-    for (const std::string& text : process_.all_gather(mine.dump())) {
-      for (const json& entry : json::parse(text)) {
-        uint64_t shard = entry[0];
-        all.train[shard] = unpack(entry[1][0]);
-        if (job_.valid) all.valid[shard] = unpack(entry[1][1]);
-      }
-    }
-    progress.finish(rate(rows_to_do_, watch.seconds()));
-    return all;
-  }
-
- private:
-  json one(uint64_t shard, const std::function<void(uint64_t)>& between) {
-    if (finished_.contains(shard)) {
-      try {
-        return summary(shard);
-      } catch (const UserError&) {
-        log::warn("{}: damaged shard; it is made anew", job_.train.shard(shard, job_.shards()).string());
-      }
-    }
-    job_.write(shard, cursor_, maker_, between);
-    return summary(shard);
-  }
-
-  json summary(uint64_t shard) const {
-    json both = json::array({pack(summarise(job_.train.shard(shard, job_.shards())))});
-    if (job_.valid) both.push_back(pack(summarise(job_.valid->shard(shard, job_.shards()))));
-    return both;
-  }
-
-  std::string rate(uint64_t rows, double seconds) const {
-    double per_second = static_cast<double>(rows) / std::max(seconds, 1e-3);
-    double row_bytes =
-        static_cast<double>(scan_.text_bytes) / static_cast<double>(std::max<uint64_t>(scan_.rows, 1));
-    return fmt::format("{} rows/s, {:.1f} MB/s of text", human_count(per_second),
-                       per_second * row_bytes / 1e6);
-  }
-
-  const Process& process_;
-  const Scan& scan_;
-  const ShardJob& job_;
-  std::unordered_set<uint64_t> finished_;
-  SourceCursor cursor_;
-  SampleMaker maker_;
-  uint64_t rows_to_do_;
-};
 
 Manifest::Lengths percentiles(const std::map<uint64_t, uint64_t>& lengths) {
   if (lengths.empty()) return {};
@@ -186,9 +80,13 @@ Manifest make_manifest(Manifest common, const std::string& split,
 void print_split(const fs::path& folder, const Manifest& m) {
   log::info("{}: {} samples in {} shards, {} tokens, {} of them supervised", folder.string(), m.kept,
             m.shards.size(), m.tokens, m.loss_tokens);
+  std::string cut;
+  if (m.truncated > 0)
+    cut = fmt::format("; {} were cut ({:.2f} %)", m.truncated,
+                      100.0 * static_cast<double>(m.truncated) / static_cast<double>(m.kept));
   if (m.kept > 0)
     log::info("  tokens a sample: median {}, 90 % {}, 99 % {}, longest {}{}", m.lengths.p50, m.lengths.p90,
-              m.lengths.p99, m.lengths.max, m.truncated > 0 ? fmt::format("; {} were cut", m.truncated) : "");
+              m.lengths.p99, m.lengths.max, cut);
 }
 
 void print_summary(const fs::path& output, const Manifest& train, const std::optional<Manifest>& valid) {
@@ -201,7 +99,10 @@ void print_summary(const fs::path& output, const Manifest& train, const std::opt
   log::info("{} rows read, template {}, {} dropped{}", train.rows, train.template_name, dropped,
             drops.empty() ? "" : fmt::format(" ({})", join(drops, ", ")));
   print_split(output, train);
-  if (valid) print_split(validation_folder(output), *valid);
+  if (valid) {
+    print_split(validation_folder(output), *valid);
+    log::info("  {} of them are also among the training samples", valid->overlap);
+  }
   if (train.kept == 0) log::warn("no sample was kept; look at the reasons above");
 }
 
@@ -240,11 +141,13 @@ void describe(OptionSet& set, PreprocessOptions& options) {
 }
 
 Manifest preprocess(const Process& process, const Tokenizer& tokenizer, const PreprocessOptions& options) {
+  StageTimes times;
+  Stopwatch since_start;
   // What every rank would refuse is tried on rank 0 alone first, so that it is said once.
   if (process.is_root()) ChatTemplate(options.chat_template, tokenizer);
   process.barrier();
   ChatTemplate chat(options.chat_template, tokenizer);
-  Sources sources = share_sources(process, options.input);
+  Sources sources = share_sources(process, options.input, times);
   std::string settings = settings_of(tokenizer, chat.name(), options, sources).dump();
   std::string fingerprint = hash_bytes(settings);
   fs::path output = options.output;
@@ -264,7 +167,7 @@ Manifest preprocess(const Process& process, const Tokenizer& tokenizer, const Pr
   auto finished = state[1].get<std::vector<uint64_t>>();
   if (!finished.empty()) log::info("{}: {} finished shards are kept", output.string(), finished.size());
 
-  Scan scan = scan_sources(process, sources);
+  Scan scan = scan_sources(process, sources, times);
   ShardJob job{.train = {output, "train"},
                .valid = std::nullopt,
                .tokenizer_hash = tokenizer.file_hash(),
@@ -277,7 +180,7 @@ Manifest preprocess(const Process& process, const Tokenizer& tokenizer, const Pr
     if (process.is_root()) user_error("{}: no rows in the input; check --input", options.input);
     process.barrier();
   }
-  Summaries summaries = Writing(process, tokenizer, options, sources, scan, job, finished).run();
+  Summaries summaries = make_shards(process, tokenizer, options, sources, scan, job, finished, times);
 
   Manifest common;
   common.template_name = chat.name();
@@ -288,6 +191,7 @@ Manifest preprocess(const Process& process, const Tokenizer& tokenizer, const Pr
   for (size_t i = 0; i < sources.files.size(); ++i)
     common.sources.push_back({sources.files[i].name, sources.files[i].bytes, sources.hashes[i]});
   common.rows = scan.rows;
+  common.overlap = summaries.overlap;
   Manifest train = make_manifest(common, job.train.split, summaries.train);
   std::optional<Manifest> valid;
   if (job.valid) valid = make_manifest(common, job.valid->split, summaries.valid);
@@ -297,6 +201,9 @@ Manifest preprocess(const Process& process, const Tokenizer& tokenizer, const Pr
     print_summary(output, train, valid);
   }
   process.barrier();  // no rank leaves before the manifest is there
+  times.wall = since_start.seconds();
+  times.cpu = process_cpu_seconds();
+  print_stage_times(process, times);
   return train;
 }
 

@@ -42,7 +42,10 @@ std::optional<DropReason> SampleMaker::make(const Row& row, uint64_t index, Samp
 }
 
 bool SampleMaker::for_validation(const Row& row) const {
-  return validation_ > 0 && CounterRng(row_hash(row), kSplitStream).uniform(0) < validation_;
+  if (validation_ == 0) return false;
+  // As the template has them: rows that differ in outer blanks alone give the same tokens.
+  Row stripped{{}, strip(row.system_prompt), strip(row.question), strip(row.response)};
+  return CounterRng(row_hash(stripped), kSplitStream).uniform(0) < validation_;
 }
 
 }  // namespace llmft

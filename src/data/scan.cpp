@@ -46,16 +46,20 @@ Sources unpack_sources(const std::string& text) {
   return sources;
 }
 
-void hash_sources(const Process& process, Sources& sources) {
-  CounterPtr claims = make_counter(process);
+void hash_sources(const Process& process, Sources& sources, StageTimes& times) {
+  SharedCounter claims(process);
   json mine = json::array();
-  for (uint64_t i = claims->next(); i < sources.files.size(); i = claims->next()) {
+  Stopwatch watch;
+  for (uint64_t i = claims.next(); i < sources.files.size(); i = claims.next()) {
     mine.push_back({i, hash_file(sources.files[i].path)});
-    claims->progress();
+    claims.progress();
   }
+  times.read += watch.seconds();
+  watch.reset();
   sources.hashes.resize(sources.files.size());
   for (const std::string& text : process.all_gather(mine.dump()))
     for (const json& entry : json::parse(text)) sources.hashes[entry[0].get<size_t>()] = entry[1];
+  times.wait += watch.seconds();
 }
 
 // Rows other than the first of each text.
@@ -99,7 +103,7 @@ std::vector<uint64_t> bytes_before(const Sources& sources) {
 
 }  // namespace
 
-Sources share_sources(const Process& process, const std::string& input) {
+Sources share_sources(const Process& process, const std::string& input, StageTimes& times) {
   std::string packed;
   if (process.is_root()) {
     Sources found;
@@ -108,11 +112,11 @@ Sources share_sources(const Process& process, const std::string& input) {
     packed = pack_sources(found);
   }
   Sources sources = unpack_sources(process.broadcast(packed));
-  hash_sources(process, sources);
+  hash_sources(process, sources, times);
   return sources;
 }
 
-Scan scan_sources(const Process& process, Sources& sources) {
+Scan scan_sources(const Process& process, Sources& sources, StageTimes& times) {
   std::vector<uint64_t> before = bytes_before(sources);
   std::vector<uint64_t> mine;  // for each piece scanned here: number, rows, text bytes, and its rows' hashes
   Progress progress("scan", before.back());
@@ -120,9 +124,10 @@ Scan scan_sources(const Process& process, Sources& sources) {
   auto rate = [&](uint64_t bytes) {
     return human_bytes(static_cast<double>(bytes) / std::max(watch.seconds(), 1e-3)) + "/s";
   };
+  Stopwatch waiting;
   {
-    CounterPtr claims = make_counter(process);
-    for (uint64_t i = claims->next(); i < sources.pieces.size(); i = claims->next()) {
+    SharedCounter claims(process);
+    for (uint64_t i = claims.next(); i < sources.pieces.size(); i = claims.next()) {
       const SourcePiece& piece = sources.pieces[i];
       std::unique_ptr<RowReader> reader = open_piece(sources.files[piece.file], piece);
       size_t head = mine.size();
@@ -132,11 +137,13 @@ Scan scan_sources(const Process& process, Sources& sources) {
         mine.push_back(row_hash(row));
         mine[head + 2] += row.system_prompt.size() + row.question.size() + row.response.size();
         if (++mine[head + 1] % kRowsBetweenProgress == 0) {
-          claims->progress();
+          claims.progress();
           progress.update(before[i], rate(before[i]));
         }
       }
     }
+    times.scan += watch.seconds();
+    waiting.reset();
   }
   std::vector<uint64_t> all = process.all_gather(std::span<const uint64_t>(mine));
   mine = {};
@@ -163,6 +170,7 @@ Scan scan_sources(const Process& process, Sources& sources) {
     scan.duplicates = find_duplicates(hashes);
   }
   scan.duplicates = broadcast_numbers(process, scan.duplicates);
+  times.wait += waiting.seconds();
   return scan;
 }
 

@@ -2,13 +2,12 @@
 #pragma once
 
 #include <cstdint>
-#include <exception>
-#include <memory>
 #include <string>
 #include <vector>
 
 #include "llmft/comm/process.hpp"
 #include "llmft/data/source_files.hpp"
+#include "stage_times.hpp"
 
 namespace llmft {
 
@@ -26,21 +25,8 @@ struct Scan {
 
 // Collective, same result on every rank. Only rank 0 looks for files and opens their heads, so that what is
 // wrong with them is said once.
-Sources share_sources(const Process& process, const std::string& input);
+Sources share_sources(const Process& process, const std::string& input, StageTimes& times);
 // Collective. Fills the rows of every piece.
-Scan scan_sources(const Process& process, Sources& sources);
-
-// SharedCounter's destructor waits for all ranks, and a rank that is failing must not: the others may never
-// get there. Then the counter is left to the end of the process, which the error brings.
-struct CounterDeleter {
-  int exceptions = std::uncaught_exceptions();
-  void operator()(SharedCounter* counter) const {
-    if (std::uncaught_exceptions() == exceptions) delete counter;
-  }
-};
-using CounterPtr = std::unique_ptr<SharedCounter, CounterDeleter>;
-inline CounterPtr make_counter(const Process& process) {
-  return CounterPtr(new SharedCounter(process));
-}
+Scan scan_sources(const Process& process, Sources& sources, StageTimes& times);
 
 }  // namespace llmft

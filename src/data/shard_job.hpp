@@ -1,17 +1,16 @@
-// The second pass: one shard (with its validation side) from its source rows, and what it then holds.
+// What the shards of a run are, and what a shard holds.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
-#include <functional>
 #include <map>
+#include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "llmft/data/manifest.hpp"
-#include "llmft/data/orca_reader.hpp"
 #include "llmft/data/shard_file.hpp"
-#include "sample_maker.hpp"
 
 namespace llmft {
 
@@ -36,20 +35,29 @@ struct ShardJob {
   uint64_t shards() const { return (rows + rows_per_shard - 1) / rows_per_shard; }
   uint64_t first_row(uint64_t shard) const { return shard * rows_per_shard; }
   uint64_t end_row(uint64_t shard) const { return std::min(rows, (shard + 1) * rows_per_shard); }
-
-  // between: called after every few rows with their number.
-  void write(uint64_t shard, SourceCursor& cursor, SampleMaker& maker,
-             const std::function<void(uint64_t)>& between) const;
+  ShardOrigin origin(uint64_t shard, const std::string& split) const;
 };
 
-// What the manifest needs to know of a shard; read from the file as it was written.
+enum class SampleHashes { no, yes };
+
+// What the manifest needs to know of a shard.
 struct ShardSummary {
   Manifest::Shard shard;
   ShardCounts counts;
   std::map<uint64_t, uint64_t> lengths;  // tokens of a sample -> samples
+  std::vector<uint64_t> hashes;          // of each sample's tokens, where asked for
+
+  void add(std::span<const uint32_t> tokens, uint32_t loss_start, SampleHashes with_hashes);
+  // Name, bytes and hash.
+  void describe_file(const std::filesystem::path& path);
 };
 
-// Verifies every checksum on the way.
-ShardSummary summarise(const std::filesystem::path& path);
+struct SplitSummaries {
+  ShardSummary train;
+  ShardSummary valid;
+};
+
+// The same from a shard that is there. Verifies every checksum on the way.
+ShardSummary summarise(const std::filesystem::path& path, SampleHashes with_hashes);
 
 }  // namespace llmft

@@ -1,4 +1,4 @@
-// Tokens are appended while samples come; the three small datasets wait for finish(). The order of writes is
+// Tokens are appended while samples come; the three small datasets wait for close(). The order of writes is
 // fixed, and with it where each chunk lies in the file.
 #include <algorithm>
 
@@ -134,7 +134,7 @@ void ShardWriter::add(std::span<const uint32_t> tokens, uint32_t loss_start, uin
   s.rows.push_back(row);
 }
 
-void ShardWriter::finish(const ShardCounts& counts) {
+void ShardWriter::close(const ShardCounts& counts) {
   Impl& s = *impl_;
   s.flush_tokens();
   s.need(s.token_set.reset());
@@ -161,8 +161,11 @@ void ShardWriter::finish(const ShardCounts& counts) {
   s.attribute("other_split", counts.other_split);
   s.attribute("truncated", counts.truncated);
   s.need(s.file.reset());
-  commit_file(s.temporary, s.path);
-  s.committed = true;
+}
+
+void ShardWriter::commit() {
+  commit_file(impl_->temporary, impl_->path);
+  impl_->committed = true;
 }
 
 std::string shard_name(uint64_t index, uint64_t count) {

@@ -56,8 +56,9 @@ class Process {
 };
 
 // A counter that all ranks draw from (MPI one-sided fetch-and-add on rank 0): how work is claimed
-// dynamically. Construction and destruction are collective. next() returns 0, 1, 2, ... each value to exactly
-// one caller.
+// dynamically. Construction and destruction are collective, except that a counter destroyed while an exception
+// passes is left to the end of the process, which the error brings: the other ranks may never get there.
+// next() returns start, start + 1, ... each value to exactly one caller.
 class SharedCounter {
  public:
   explicit SharedCounter(const Process& process, uint64_t start = 0);
@@ -66,6 +67,8 @@ class SharedCounter {
   SharedCounter& operator=(const SharedCounter&) = delete;
 
   uint64_t next();
+  // What next() would return now, without taking it.
+  uint64_t read();
   // Lets rank 0 answer others' claims where the network needs its help; call it between pieces of work.
   void progress();
 

@@ -57,7 +57,8 @@ class ChatTemplate {
   void encode_prompt(const ChatFields& fields, std::vector<TokenId>& tokens);
 
  private:
-  void append_turn(const char* role, std::string_view content, std::vector<TokenId>& tokens);
+  void append_turn(const std::vector<TokenId>& role, std::string_view content, std::vector<TokenId>& tokens);
+  std::vector<TokenId> ids_of(std::string_view text) const;
   // Everything before the text that the response is encoded with; returns the part of that text which still
   // belongs to the prompt.
   std::string_view encode_head(const ChatFields& fields, std::vector<TokenId>& tokens);
@@ -70,6 +71,10 @@ class ChatTemplate {
   std::string end_name_;
   TokenId start_header_ = 0;
   TokenId end_header_ = 0;
+  std::vector<TokenId> system_role_;
+  std::vector<TokenId> user_role_;
+  std::vector<TokenId> assistant_role_;
+  std::vector<TokenId> blank_line_;  // "\n\n", what a response of llama3 comes after
   std::map<std::string, std::vector<TokenId>, std::less<>> system_cache_;
   std::string scratch_;
   std::vector<TokenId> prompt_ids_;

@@ -58,6 +58,7 @@ struct Manifest {
   uint64_t other_split = 0;         // samples in the other folder (train or validation)
   std::array<uint64_t, 4> drops{};  // by DropReason
   uint64_t truncated = 0;           // kept samples that were cut to the longest length allowed
+  uint64_t overlap = 0;             // validation samples whose tokens are also those of a training sample
   uint64_t tokens = 0;
   uint64_t loss_tokens = 0;
   Lengths lengths;

@@ -31,7 +31,7 @@ struct ShardCounts {
   uint64_t truncated = 0;
 };
 
-// Writes to a temporary name; the file appears under its own at finish(). Holds 20 bytes a sample and one
+// Writes to a temporary name; the file appears under its own at commit(). Holds 20 bytes a sample and one
 // buffer of tokens. UserError on a full disk and the like; the temporary file is removed on every way out.
 class ShardWriter {
  public:
@@ -41,7 +41,14 @@ class ShardWriter {
   ShardWriter& operator=(const ShardWriter&) = delete;
 
   void add(std::span<const uint32_t> tokens, uint32_t loss_start, uint64_t row);
-  void finish(const ShardCounts& counts);
+  // All but the last step: the file is complete, but has its temporary name and may not be on the disk yet.
+  void close(const ShardCounts& counts);
+  // After close(): fsync and rename. Uses no HDF5, and may run in another thread than the rest.
+  void commit();
+  void finish(const ShardCounts& counts) {
+    close(counts);
+    commit();
+  }
 
  private:
   struct Impl;
