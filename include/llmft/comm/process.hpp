@@ -56,9 +56,9 @@ class Process {
 };
 
 // A counter that all ranks draw from (MPI one-sided fetch-and-add on rank 0): how work is claimed
-// dynamically. Construction and destruction are collective, except that a counter destroyed while an exception
-// passes is left to the end of the process, which the error brings: the other ranks may never get there.
-// next() returns start, start + 1, ... each value to exactly one caller.
+// dynamically. Construction and destruction are collective, except that a counter destroyed while an
+// exception passes is left to the end of the process, which the error brings: the other ranks may never get
+// there. next() returns start, start + 1, ... each value to exactly one caller.
 class SharedCounter {
  public:
   explicit SharedCounter(const Process& process, uint64_t start = 0);
