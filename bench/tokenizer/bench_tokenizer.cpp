@@ -58,9 +58,9 @@ void report_bytes(benchmark::State& state) {
   state.SetBytesProcessed(static_cast<int64_t>(state.iterations() * sample().size()));
 }
 
-void masks(benchmark::State& state, MaskKernel kernel) {
+void masks(benchmark::State& state, SimdTier tier) {
   std::vector<BlockMasks> blocks;
-  for (auto _ : state) make_char_masks(sample(), blocks, kernel);
+  for (auto _ : state) make_char_masks(sample(), blocks, tier);
   report_bytes(state);
 }
 
@@ -101,8 +101,8 @@ void decode(benchmark::State& state) {
   report_bytes(state);
 }
 
-BENCHMARK_CAPTURE(masks, portable, MaskKernel::portable);
-BENCHMARK_CAPTURE(masks, best, best_mask_kernel());
+BENCHMARK_CAPTURE(masks, portable, SimdTier::portable);
+BENCHMARK_CAPTURE(masks, best, simd_tier());
 BENCHMARK(split);
 BENCHMARK(encode_repeated);
 BENCHMARK(encode_first);

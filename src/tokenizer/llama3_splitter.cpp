@@ -39,18 +39,42 @@ uint64_t shifted(uint64_t mask, uint64_t carry) {
 
 class Llama3Splitter final : public Splitter {
  public:
+  explicit Llama3Splitter(SimdTier tier) : tier_(tier), mark_runs_(mark_runs_portable) {
+#if defined(__x86_64__)
+    if (tier >= SimdTier::avx2) mark_runs_ = mark_runs_bmi;
+#endif
+  }
+
   void split(std::string_view text, SplitScratch& scratch) const override {
-    make_char_masks(text, scratch.blocks);
+    make_char_masks(text, scratch.blocks, tier_);
     const size_t blocks = scratch.blocks.size() - 1;
     scratch.starts.assign(blocks + 1, 0);
-    mark_runs(text.size(), scratch.blocks, scratch.starts);
-    mark_long_numbers(text.size(), scratch.blocks, scratch.starts);
-    mark_contractions(text, scratch.starts);
+    const Found found = mark_runs_(text, scratch.blocks, scratch.starts);
+    if (found == Found::long_numbers) mark_long_numbers(text.size(), scratch.blocks, scratch.starts);
   }
 
  private:
-  static void mark_runs(size_t size, const std::vector<BlockMasks>& blocks, std::vector<uint64_t>& starts) {
+  enum class Found { nothing, long_numbers };
+
+  // One source, compiled for the instructions that tiers have: what it calls out of line stays plain.
+  static Found mark_runs_portable(std::string_view text, const std::vector<BlockMasks>& blocks,
+                                  std::vector<uint64_t>& starts) {
+    return mark_runs(text, blocks, starts);
+  }
+#if defined(__x86_64__)
+  [[gnu::target("bmi,bmi2")]] static Found mark_runs_bmi(std::string_view text,
+                                                         const std::vector<BlockMasks>& blocks,
+                                                         std::vector<uint64_t>& starts) {
+    return mark_runs(text, blocks, starts);
+  }
+#endif
+
+  [[gnu::always_inline]] static inline Found mark_runs(std::string_view text,
+                                                       const std::vector<BlockMasks>& blocks,
+                                                       std::vector<uint64_t>& starts) {
     Carry carry;
+    Found found = Found::nothing;
+    const size_t size = text.size();
     const size_t count = blocks.size() - 1;
     for (size_t k = 0; k < count; ++k) {
       const BlockMasks& m = blocks[k];
@@ -101,10 +125,19 @@ class Llama3Splitter final : public Splitter {
       }
       start |= end;
       starts[k] |= start & ~m.inside;
+      if ((m.quote & start) != 0) mark_contractions(text, k, m.quote & start, starts);
+      if (m.number != 0 && has_long_number(m.number, next.number)) found = Found::long_numbers;
 
       carry = {m.letter >> 63, m.number >> 63, m.blank >> 63, m.white >> 63, m.newline >> 63,
                other >> 63,    absorbed >> 63, space >> 63,   prefix >> 63};
     }
+    return found;
+  }
+
+  // Four bytes of numbers in a row, the first of them in the block of `number`.
+  static bool has_long_number(uint64_t number, uint64_t next) {
+    return (number & (number >> 1 | next << 63) & (number >> 2 | next << 62) & (number >> 3 | next << 61)) !=
+           0;
   }
 
   // Does the run of white space that holds byte `at` have a newline after it? Called once a newline, and
@@ -125,11 +158,7 @@ class Llama3Splitter final : public Splitter {
     size_t done = 0;
     for (size_t k = 0; k + 1 < blocks.size(); ++k) {
       const uint64_t number = blocks[k].number;
-      if (number == 0) continue;
-      const uint64_t next = blocks[k + 1].number;
-      const uint64_t four =
-          number & (number >> 1 | next << 63) & (number >> 2 | next << 62) & (number >> 3 | next << 61);
-      if (four == 0) continue;
+      if (!has_long_number(number, blocks[k + 1].number)) continue;
       for (uint64_t rest = number & starts[k]; rest != 0; rest &= rest - 1) {
         const size_t first = k * 64 + static_cast<size_t>(std::countr_zero(rest));
         if (first < done) continue;
@@ -145,9 +174,11 @@ class Llama3Splitter final : public Splitter {
     }
   }
 
-  static void mark_contractions(std::string_view text, std::vector<uint64_t>& starts) {
-    for (size_t at = text.find('\''); at != std::string_view::npos; at = text.find('\'', at + 1)) {
-      if (!get_bit(starts, at)) continue;
+  // quotes: the apostrophes of block k that start a piece.
+  static void mark_contractions(std::string_view text, size_t k, uint64_t quotes,
+                                std::vector<uint64_t>& starts) {
+    for (; quotes != 0; quotes &= quotes - 1) {
+      const size_t at = k * 64 + static_cast<size_t>(std::countr_zero(quotes));
       const size_t length = contraction_length(text.substr(at + 1));
       if (length != 0 && at + 1 + length < text.size()) set_bit(starts, at + 1 + length);
     }
@@ -173,12 +204,15 @@ class Llama3Splitter final : public Splitter {
         return text.starts_with("\u017F") ? 2 : 0;
     }
   }
+
+  SimdTier tier_;
+  Found (*mark_runs_)(std::string_view, const std::vector<BlockMasks>&, std::vector<uint64_t>&);
 };
 
 }  // namespace
 
-std::unique_ptr<Splitter> make_llama3_splitter() {
-  return std::make_unique<Llama3Splitter>();
+std::unique_ptr<Splitter> make_llama3_splitter(SimdTier tier) {
+  return std::make_unique<Llama3Splitter>(tier);
 }
 
 }  // namespace llmft

@@ -105,27 +105,38 @@ TEST_CASE("Llama 3's rule: every length around the blocks, for one run after ano
       }
 }
 
-TEST_CASE("class masks: each kernel gives the same, and each byte has one class") {
+TEST_CASE("class masks: each tier gives the same, and each byte has one class") {
   Random random(3);
   for (int i = 0; i < 3000; ++i) {
     const std::string text = i % 2 == 0 ? random_text(random, 60, 3) : random_bytes(random, 200);
-    std::vector<BlockMasks> portable, best;
-    make_char_masks(text, portable, MaskKernel::portable);
-    make_char_masks(text, best);
+    std::vector<BlockMasks> portable, other;
+    make_char_masks(text, portable, SimdTier::portable);
     REQUIRE(portable.size() == (text.size() + 63) / 64 + 1);
-    for (size_t k = 0; k < portable.size(); ++k) {
-      const BlockMasks& p = portable[k];
-      const BlockMasks& b = best[k];
-      const bool same = p.letter == b.letter && p.number == b.number && p.blank == b.blank &&
-                        p.white == b.white && p.newline == b.newline && p.inside == b.inside;
-      REQUIRE(same);
+    for (SimdTier tier : available_simd_tiers()) {
+      make_char_masks(text, other, tier);
+      REQUIRE_MESSAGE(other == portable, name_of(tier));
+    }
+    for (const BlockMasks& p : portable) {
       uint64_t seen = 0;
       for (uint64_t mask : {p.letter, p.number, p.blank, p.white, p.newline}) {
         REQUIRE((seen & mask) == 0);
         seen |= mask;
       }
     }
-    REQUIRE(portable.back().letter == 0);
+    REQUIRE(portable.back() == BlockMasks{});
+  }
+}
+
+TEST_CASE("Llama 3's rule: each tier gives the same pieces") {
+  Random random(9);
+  for (int i = 0; i < 5000; ++i) {
+    const std::string text = i % 4 == 0 ? random_bytes(random, 300) : random_text(random, 200, 1 + i % 5);
+    SplitScratch portable, other;
+    make_llama3_splitter(SimdTier::portable)->split(text, portable);
+    for (SimdTier tier : available_simd_tiers()) {
+      make_llama3_splitter(tier)->split(text, other);
+      REQUIRE_MESSAGE(other.starts == portable.starts, name_of(tier));
+    }
   }
 }
 

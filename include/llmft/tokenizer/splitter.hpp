@@ -10,6 +10,8 @@
 #include <string_view>
 #include <vector>
 
+#include "llmft/tokenizer/simd.hpp"
+
 namespace llmft {
 
 // Bit i of a mask is byte i of a block of 64 bytes of text. Of a character longer than a byte, every byte
@@ -21,6 +23,10 @@ struct BlockMasks {
   uint64_t white = 0;    // other \s, newlines excepted
   uint64_t newline = 0;  // \r and \n
   uint64_t inside = 0;
+  uint64_t high = 0;   // bytes from 0x80 up
+  uint64_t quote = 0;  // U+0027
+
+  bool operator==(const BlockMasks&) const = default;
 };
 
 struct SplitScratch {
@@ -38,7 +44,7 @@ class Splitter {
 
 // Llama 3's (and cl100k's) rule, without a regex engine.
 extern const std::string_view kLlama3Pattern;
-std::unique_ptr<Splitter> make_llama3_splitter();
+std::unique_ptr<Splitter> make_llama3_splitter(SimdTier tier = simd_tier());
 
 // Any rule, by PCRE2: patterns[0] cuts the text, patterns[1] its pieces, and so on; matches and what lies
 // between them are pieces (Hugging Face's "Isolated"). PCRE2's Unicode version is the library's. Throws
