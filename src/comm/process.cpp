@@ -88,6 +88,7 @@ std::string Process::broadcast(const std::string& text, int root) const {
 
 std::vector<std::string> Process::all_gather(const std::string& text) const {
   std::vector<std::string> out;
+  out.reserve(static_cast<size_t>(size_));
   for (int root = 0; root < size_; ++root) out.push_back(broadcast(text, root));
   return out;
 }
