@@ -10,6 +10,7 @@
 #include "llmft/base/error.hpp"
 #include "llmft/config/options.hpp"
 #include "llmft/data/pipeline.hpp"
+#include "llmft/data/verify.hpp"
 
 namespace llmft {
 namespace {
@@ -24,6 +25,7 @@ writes what is missing.
 examples:
   llmft preprocess --config inputs/tiny/preprocess.yaml
   llmft preprocess --input OpenOrca --tokenizer Llama-3.2-1B --preview 3
+  llmft preprocess --verify shards/openorca --input OpenOrca --tokenizer Llama-3.2-1B
   mpirun -n 8 llmft preprocess --input 'OpenOrca/*.parquet' --tokenizer Llama-3.2-1B \
       --output shards/openorca --max-length 2048 --validation 0.01
   srun llmft preprocess --input OpenOrca --tokenizer Llama-3.2-1B --output shards/openorca --on-too-long truncate
@@ -54,6 +56,14 @@ int run_preprocess(const Process& process, std::span<const std::string> args) {
     return 0;
   }
   std::unique_ptr<Tokenizer> tokenizer;
+  if (!options.verify.empty()) {
+    root_first(process, [&] {
+      if (!options.input.empty()) need(options.tokenizer, "--tokenizer", "to compare shards with --input");
+      if (!options.tokenizer.empty()) tokenizer = load_tokenizer(options.tokenizer);
+    });
+    verify_shards(process, options.verify, options.input, tokenizer.get());
+    return 0;
+  }
   root_first(process, [&] {
     need(options.input, "--input", "a file, folder or pattern of Parquet or JSON lines");
     need(options.tokenizer, "--tokenizer", "the model's folder or its tokenizer file");

@@ -138,6 +138,9 @@ void describe(OptionSet& set, PreprocessOptions& options) {
           {.flag = "--force"});
   set.add("preprocess.preview", options.preview, "print this many samples and write nothing",
           {.flag = "--preview", .min = 0});
+  set.add("preprocess.verify", options.verify,
+          "check a folder of shards and write nothing; with --input and --tokenizer, against its source too",
+          {.flag = "--verify", .value_name = "DIR"});
 }
 
 Manifest preprocess(const Process& process, const Tokenizer& tokenizer, const PreprocessOptions& options) {

@@ -44,19 +44,6 @@ ShardSummary unpack(const json& j) {
   return s;
 }
 
-// Collective. Each rank has the hashes of other samples of both splits.
-uint64_t count_overlap(const Process& process, std::unordered_set<uint64_t> train,
-                       const std::vector<uint64_t>& valid) {
-  std::vector<uint64_t> all = process.all_gather(std::span(valid));
-  std::vector<uint64_t> here;
-  for (uint64_t hash : all)
-    if (train.contains(hash)) here.push_back(hash);
-  here = process.all_gather(std::span<const uint64_t>(here));
-  std::unordered_set<uint64_t> in_train(here.begin(), here.end());
-  return static_cast<uint64_t>(
-      std::count_if(all.begin(), all.end(), [&](uint64_t hash) { return in_train.contains(hash); }));
-}
-
 std::chrono::milliseconds slowness(const Process& process) {
   const char* text = std::getenv("LLMFT_TEST_SLOW_RANK");
   int rank = 0;
@@ -236,13 +223,13 @@ class Making {
   Summaries share(std::map<uint64_t, SplitSummaries>& mine) {
     Stopwatch watch;
     json packed = json::array();
-    std::unordered_set<uint64_t> train_hashes;
+    std::vector<uint64_t> train_hashes;
     std::vector<uint64_t> valid_hashes;
     for (auto& [shard, both] : mine) {
       json entry = {shard, pack(both.train)};
       if (job_.valid) entry.push_back(pack(both.valid));
       packed.push_back(std::move(entry));
-      train_hashes.insert(both.train.hashes.begin(), both.train.hashes.end());
+      train_hashes.insert(train_hashes.end(), both.train.hashes.begin(), both.train.hashes.end());
       valid_hashes.insert(valid_hashes.end(), both.valid.hashes.begin(), both.valid.hashes.end());
       both.train.hashes = {};
     }
@@ -256,7 +243,7 @@ class Making {
         if (job_.valid) all.valid[shard] = unpack(entry[2]);
       }
     }
-    if (job_.valid) all.overlap = count_overlap(process_, std::move(train_hashes), valid_hashes);
+    if (job_.valid) all.overlap = count_overlap(process_, train_hashes, valid_hashes);
     times_.wait += watch.seconds();
     return all;
   }
@@ -290,6 +277,19 @@ Summaries make_shards(const Process& process, const Tokenizer& tokenizer, const 
                       const Sources& sources, const Scan& scan, const ShardJob& job,
                       const std::vector<uint64_t>& finished, StageTimes& times) {
   return Making(process, tokenizer, options, sources, scan, job, times).run(finished);
+}
+
+uint64_t count_overlap(const Process& process, const std::vector<uint64_t>& train,
+                       const std::vector<uint64_t>& valid) {
+  std::vector<uint64_t> all = process.all_gather(std::span(valid));
+  std::unordered_set<uint64_t> wanted(all.begin(), all.end());
+  std::vector<uint64_t> here;
+  for (uint64_t hash : train)
+    if (wanted.erase(hash) > 0) here.push_back(hash);
+  here = process.all_gather(std::span<const uint64_t>(here));
+  std::unordered_set<uint64_t> found(here.begin(), here.end());
+  return static_cast<uint64_t>(
+      std::count_if(all.begin(), all.end(), [&](uint64_t hash) { return found.contains(hash); }));
 }
 
 }  // namespace llmft

@@ -29,4 +29,8 @@ Summaries make_shards(const Process& process, const Tokenizer& tokenizer, const 
                       const Sources& sources, const Scan& scan, const ShardJob& job,
                       const std::vector<uint64_t>& finished, StageTimes& times);
 
+// Collective: how many of all ranks' valid are among all ranks' train.
+uint64_t count_overlap(const Process& process, const std::vector<uint64_t>& train,
+                       const std::vector<uint64_t>& valid);
+
 }  // namespace llmft

@@ -224,6 +224,101 @@ def test_changed_settings_are_refused_unless_forced(tmp_path):
     assert preprocess(SAMPLE, output, "--max-length", 100) == manifest
 
 
+def verify(*args, ranks=1):
+    return run("--verify", *args, ranks=ranks)
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_verify_accepts_what_was_written(reference, ranks):
+    output = reference[2]
+    done = verify(output, ranks=ranks)
+    assert done.returncode == 0, done.stderr
+    assert "verified; not compared with its source" in done.stderr
+    done = verify(output, "--input", SAMPLE, "--tokenizer", TOKENIZER, ranks=ranks)
+    assert done.returncode == 0, done.stderr
+    assert "samples compared with their source rows" in done.stderr and done.stderr.rstrip().endswith("verified")
+    assert contents(output) == reference[1]
+
+
+def damage(path):
+    """name -> what is done to a folder, what the verdict says"""
+    shard, valid = path / "shard-00003-of-00024.h5", path / "valid/shard-00002-of-00024.h5"
+
+    def flip(file, where):
+        content = bytearray(file.read_bytes())
+        content[where] ^= 1
+        file.write_bytes(content)
+
+    def edit(file, key, add):
+        manifest = json.loads(file.read_text())
+        manifest[key] += add
+        file.write_text(json.dumps(manifest))
+
+    return {
+        "token": (lambda: flip(shard, 20000), "shard-00003-of-00024.h5"),
+        "attribute": (lambda: flip(valid, valid.read_bytes().index(b"max_length") + 2), "valid/shard-00002-of-00024.h5"),
+        "cut": (lambda: os.truncate(shard, 5000), "has 5000 bytes, the manifest says"),
+        "missing": (shard.unlink, "shard-00003-of-00024.h5: missing"),
+        "swapped": (lambda: shutil.copy(path / "shard-00004-of-00024.h5", shard), "shard-00003-of-00024.h5"),
+        "sums": (lambda: edit(path / "manifest.json", "tokens", 1), "manifest.json: its numbers"),
+        "overlap": (lambda: edit(path / "valid/manifest.json", "overlap", 1), "says that"),
+    }
+
+
+@pytest.mark.parametrize("name", list(damage(pathlib.Path())))
+def test_verify_finds_damage(reference, tmp_path, name):
+    shutil.copytree(reference[2], tmp_path / "out")
+    act, says = damage(tmp_path / "out")[name]
+    act()
+    done = verify(tmp_path / "out", ranks=2 if name == "token" else 1)
+    assert done.returncode == 2, done.stderr
+    assert says in done.stderr and len(error_lines(done)) == 1 and "NOT verified, 1 fault" in done.stderr
+
+
+def test_verify_finds_wrong_tokens_under_right_checksums(reference, tmp_path):
+    """A shard rewritten whole, with its hash in the manifest: only the source can tell."""
+    shutil.copytree(reference[2], tmp_path / "out")
+    shard = tmp_path / "out/shard-00003-of-00024.h5"
+    with h5py.File(shard, "r+") as file:
+        tokens = file["tokens"][:]
+        tokens[tokens > 60] ^= 1
+        file["tokens"][:] = tokens
+    done = verify(tmp_path / "out", "--input", SAMPLE, "--tokenizer", TOKENIZER)
+    assert done.returncode == 2 and "is not what source row" in done.stderr, done.stderr
+    other = tmp_path / "other.parquet"
+    pq.write_table(pq.read_table(SAMPLE).slice(1), other)
+    done = verify(reference[2], "--input", other, "--tokenizer", TOKENIZER)
+    assert done.returncode == 2 and "is not the input that" in done.stderr
+
+
+def table_rows(stderr):
+    """rank -> rows, of the table of times"""
+    lines = stderr.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.split()[:2] == ["rank", "rows"])
+    return {int(name): int(rows) for name, rows, *_ in map(str.split, lines[start + 1:]) if name.isdigit()}
+
+
+@pytest.mark.parametrize("layout", ["one file", "many files"])
+def test_a_slow_rank_holds_no_one_up(tmp_path, layout):
+    """Rank 1 sleeps a second with every shard (a batch of rows at the most): half of them would take 50 s."""
+    source = tmp_path / "in"
+    source.mkdir()
+    write_rows(source / "rows.jsonl", 20000)
+    lines = (source / "rows.jsonl").read_bytes().splitlines(keepends=True)
+    if layout == "many files":
+        (source / "rows.jsonl").unlink()
+        for i in range(0, len(lines), 50):
+            (source / f"{i:05}.jsonl").write_bytes(b"".join(lines[i:i + 50]))
+    args = ("--input", source, "--tokenizer", TOKENIZER, "--rows-per-shard", 200)
+    started = time.time()
+    done = subprocess.run(command(*args, "--output", tmp_path / "out", ranks=2), capture_output=True, text=True,
+                          env=dict(ENV, LLMFT_TEST_SLOW_RANK="1:1000"), timeout=60)
+    assert done.returncode == 0, done.stderr
+    rows = table_rows(done.stderr)
+    assert rows[0] + rows[1] == 20000 and rows[1] < 5000, done.stderr
+    assert time.time() - started < 25
+
+
 def test_preview_marks_the_supervised_text_and_writes_nothing(tmp_path):
     done = run("--input", SAMPLE, "--tokenizer", TOKENIZER, "--preview", 3, cwd=tmp_path)
     assert done.returncode == 0

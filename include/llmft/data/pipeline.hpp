@@ -34,6 +34,7 @@ struct PreprocessOptions {
   int64_t rows_per_shard = 32768;
   bool force = false;
   int64_t preview = 0;
+  std::string verify;  // a shard folder: check it, write nothing
 };
 void describe(OptionSet& set, PreprocessOptions& options);
 
