@@ -9,25 +9,25 @@
 #include <bit>
 
 #include "llmft/base/error.hpp"
+#include "llmft/tokenizer/word_kernels.hpp"
 
 namespace llmft {
 namespace {
 
-constexpr size_t kBatch = 512;
 constexpr size_t kTableBytes = size_t{128} << 20;  // a bound per thread that encodes at the same time
 constexpr size_t kKeptScratch = size_t{16} << 20;
 constexpr size_t kLongestKept = 256;  // words beyond this hardly come twice
 
-size_t table_bytes(size_t vocabulary) {
-  return std::max(kTableBytes, vocabulary * 16 * sizeof(WordTable::Entry));
+size_t table_bytes(size_t wanted, size_t vocabulary) {
+  return wanted != 0 ? wanted : std::max(kTableBytes, vocabulary * 16 * sizeof(WordTable::Entry));
 }
 
-struct Batch {
-  size_t position[kBatch + 1];
-  WordKey key[kBatch];
-  uint64_t hash[kBatch];
-  TokenId ids[kBatch * 4];
-};
+// The first start at or after block's first byte, or size.
+size_t next_start(const std::vector<uint64_t>& starts, size_t block, size_t size) {
+  for (; block * 64 < size; ++block)
+    if (starts[block] != 0) return block * 64 + static_cast<size_t>(std::countr_zero(starts[block]));
+  return size;
+}
 
 }  // namespace
 
@@ -37,7 +37,7 @@ struct BpeTokenizer::Workspace {
   SplitScratch split;
   MergeTable::Scratch merge;
   std::vector<TokenId> merged;
-  Batch batch;
+  WordBatch batch;
 };
 
 class BpeTokenizer::Lease {
@@ -69,7 +69,10 @@ class BpeTokenizer::Lease {
 };
 
 BpeTokenizer::BpeTokenizer(BpeModel model, const std::string& where)
-    : kind_(std::move(model.kind)), special_(std::move(model.special)), splitter_(std::move(model.splitter)) {
+    : kind_(std::move(model.kind)),
+      special_(std::move(model.special)),
+      splitter_(std::move(model.splitter)),
+      kernels_(&word_kernels(model.tier)) {
   if (model.vocabulary.size() > MergeTable::kMaxIds || model.merges.size() > MergeTable::kMaxMerges)
     user_error(
         "{}: {} ids and {} merges are more than this program handles ({} and {}); use another tokenizer",
@@ -93,7 +96,7 @@ BpeTokenizer::BpeTokenizer(BpeModel model, const std::string& where)
           where, byte);
   merges_ = std::make_unique<MergeTable>(byte_ids, model.merges, model.ranks);
 
-  auto table = std::make_unique<WordTable>(table_bytes(model.vocabulary.size()));
+  auto table = std::make_unique<WordTable>(table_bytes(model.table_bytes, model.vocabulary.size()));
   MergeTable::Scratch scratch;
   std::vector<TokenId> ids;
   for (size_t id = 0; id < model.vocabulary.size(); ++id) {
@@ -147,64 +150,39 @@ void BpeTokenizer::encode_text(std::string_view text, Workspace& work, std::vect
   splitter_->split(text, work.split);
   const std::vector<uint64_t>& starts = work.split.starts;
   const size_t blocks = (text.size() + 63) / 64;
-  Batch& batch = work.batch;
-
-  size_t block = 0;
-  uint64_t bits = starts[0];
-  while (true) {
-    size_t count = 0;
-    while (true) {
-      while (bits == 0 && block + 1 < blocks) bits = starts[++block];
-      if (bits == 0) break;
-      const size_t at = block * 64 + static_cast<size_t>(std::countr_zero(bits));
-      batch.position[count] = at;
-      if (count == kBatch) break;  // the next batch's first piece ends this batch's last
-      bits &= bits - 1;
-      ++count;
-    }
-    if (count == 0) break;
-    if (count < kBatch || bits == 0) batch.position[count] = text.size();
-
-    for (size_t i = 0; i < count; ++i) {
-      const size_t at = batch.position[i];
-      const size_t size = batch.position[i + 1] - at;
-      batch.key[i] = size <= WordTable::kMaxShort
-                         ? WordTable::short_key(text.data() + at, size, text.size() - at)
-                         : WordKey{};  // matches empty entries only: count 0
-      batch.hash[i] = batch.key[i].hash();
-      work.words.prefetch(batch.hash[i]);
-    }
+  const WordKernels& kernels = *kernels_;
+  WordBatch& batch = work.batch;
+  for (size_t block = 0; block < blocks; block += WordBatch::kBlocks) {
+    kernels.list(&starts[block], std::min(WordBatch::kBlocks, blocks - block), batch);
+    if (batch.count == 0) continue;
+    const size_t base = block * 64;
+    const size_t end = next_start(starts, block + WordBatch::kBlocks, text.size());
+    // What matters of a length beyond 32 bits is that it is long.
+    batch.position[batch.count] = static_cast<uint32_t>(std::min<size_t>(end - base, UINT32_MAX));
+    kernels.keys(text.data() + base, text.size() - base, work.words, batch);
 
     size_t filled = 0;
-    for (size_t i = 0; i < count; ++i) {
-      const WordTable::Entry* entry = work.words.home(batch.hash[i]);
-      const bool first = entry[0].key == batch.key[i];
-      const bool second = entry[1].key == batch.key[i];
-      entry += first ? 0 : 1;
-      const uint32_t found = first || second ? entry->ids[0] >> 24 : 0;
-      if (found != 0) [[likely]] {
-        std::memcpy(batch.ids + filled, entry->ids, sizeof entry->ids);
-        batch.ids[filled] &= WordTable::kIdMask;
-        filled += found;
-      } else {
-        out.insert(out.end(), batch.ids, batch.ids + filled);
-        filled = 0;
-        encode_missed(text.substr(batch.position[i], batch.position[i + 1] - batch.position[i]), work, out);
-      }
+    for (size_t i = 0; (i = kernels.look_up(work.words, batch, i, filled)) < batch.count; ++i) {
+      out.insert(out.end(), batch.ids, batch.ids + filled);
+      filled = 0;
+      const size_t at = base + batch.position[i];
+      const size_t piece_end = i + 1 < batch.count ? base + batch.position[i + 1] : end;
+      encode_missed(text.substr(at, piece_end - at), batch.key[i], batch.hash[i], work, out);
     }
     out.insert(out.end(), batch.ids, batch.ids + filled);
   }
 }
 
-void BpeTokenizer::encode_missed(std::string_view piece, Workspace& work, std::vector<TokenId>& out) const {
+void BpeTokenizer::encode_missed(std::string_view piece, WordKey key, uint64_t hash, Workspace& work,
+                                 std::vector<TokenId>& out) const {
   if (piece.size() > std::max(kLongestKept, longest_entry_)) {
     merges_->encode(piece, out, work.merge);
     return;
   }
-  const WordKey key = piece.size() <= WordTable::kMaxShort
-                          ? WordTable::short_key(piece.data(), piece.size(), piece.size())
-                          : WordTable::long_key(piece);
-  const uint64_t hash = key.hash();
+  if (piece.size() > WordTable::kMaxShort) {
+    key = WordTable::long_key(piece);
+    hash = key.hash();
+  }
   if (work.words.find(key, hash, piece, out)) return;
   work.merged.clear();
   merges_->encode(piece, work.merged, work.merge);

@@ -116,7 +116,8 @@ bool looks_like_tiktoken(std::string_view content) {
   return parse_line(content.substr(0, content.find('\n'))).has_value();
 }
 
-std::unique_ptr<Tokenizer> load_tiktoken(std::string_view content, const std::string& where) {
+std::unique_ptr<Tokenizer> load_tiktoken(std::string_view content, const std::string& where,
+                                         size_t table_bytes) {
   BpeModel model;
   model.kind = "llama3-tiktoken";
   model.vocabulary = read_vocabulary(content, where);
@@ -144,6 +145,7 @@ std::unique_ptr<Tokenizer> load_tiktoken(std::string_view content, const std::st
     }
   }
   model.special = llama3_special_tokens(ranks);
+  model.table_bytes = table_bytes;
   model.splitter = make_llama3_splitter();
   return std::make_unique<BpeTokenizer>(std::move(model), where);
 }

@@ -5,6 +5,8 @@
 
 #include <doctest/doctest.h>
 
+#include "llmft/tokenizer/loaders.hpp"
+#include "llmft/tokenizer/simd.hpp"
 #include "support.hpp"
 
 using namespace llmft;
@@ -140,6 +142,47 @@ TEST_CASE("encode appends, and encoding a text twice gives the same ids") {
     REQUIRE(std::equal(again.begin(), again.end(), ids.begin() + 1));
   }
   CHECK(encode(*tokenizer, "").empty());
+}
+
+TEST_CASE("each tier of instructions gives the same ids") {
+  const std::string content = read_file(kTinyTiktoken);
+  const auto best = load_tiktoken(content, "test");
+  for (SimdTier tier : available_simd_tiers()) {
+    REQUIRE(::setenv("LLMFT_SIMD", std::string(name_of(tier)).c_str(), 1) == 0);
+    REQUIRE(simd_tier() == tier);
+    const auto forced = load_tiktoken(content, "test");
+    ::unsetenv("LLMFT_SIMD");
+    Random random(11);
+    for (int i = 0; i < 4000; ++i) {
+      const std::string text = i % 3 == 0 ? random_bytes(random, 300) : random_text(random, 300, 1 + i % 4);
+      const std::vector<char> exact(text.begin(), text.end());  // a sanitizer sees reads past the end
+      REQUIRE_MESSAGE(encode(*forced, {exact.data(), exact.size()}) == encode(*best, text), name_of(tier));
+    }
+  }
+  ::setenv("LLMFT_SIMD", "avx1024", 1);
+  const std::string message = message_of([] { simd_tier(); });
+  ::unsetenv("LLMFT_SIMD");
+  CHECK(contains(message, "LLMFT_SIMD=avx1024"));
+  CHECK(contains(message, "portable"));
+}
+
+TEST_CASE("a word table that is full starts over, and ids stay the same") {
+  const std::string content = read_file(kTinyTiktoken);
+  const auto roomy = load_tiktoken(content, "test");
+  // The vocabulary's 1,800 entries and some thousands of words; the text has far more than that.
+  const auto tight = load_tiktoken(content, "test", size_t{1} << 19);
+  Random random(12);
+  std::string text;
+  for (int i = 0; i < 60000; ++i) {
+    text += ' ';
+    // of every kind of entry: few ids, more than four, longer than a key
+    const size_t longest = i % 10 == 0 ? 40 : 8;
+    for (size_t n = 1 + random() % longest; n > 0; --n) text += static_cast<char>('a' + random() % 26);
+    if (i % 3 == 0) text += " the model and";
+  }
+  const auto expected = encode(*roomy, text);
+  for (int pass = 0; pass < 3; ++pass) REQUIRE(encode(*tight, text) == expected);
+  REQUIRE(tight->decode(expected) == text);
 }
 
 TEST_CASE("a word of a megabyte takes no quadratic time") {

@@ -12,11 +12,14 @@
 
 #include "llmft/tokenizer/merges.hpp"
 #include "llmft/tokenizer/name_matcher.hpp"
+#include "llmft/tokenizer/simd.hpp"
 #include "llmft/tokenizer/splitter.hpp"
 #include "llmft/tokenizer/tokenizer.hpp"
 #include "llmft/tokenizer/word_table.hpp"
 
 namespace llmft {
+
+struct WordKernels;
 
 // What a piece that is itself in the vocabulary becomes. Some entries of Llama 3's vocabulary cannot be
 // reached by merging: they are emitted only for whole pieces, never inside one.
@@ -34,6 +37,10 @@ struct BpeModel {
   // Names that are matched in any text (Hugging Face's added tokens that are not special).
   std::map<std::string, TokenId, std::less<>> always_matched;
   std::unique_ptr<Splitter> splitter;
+  SimdTier tier = simd_tier();
+  // Bound of the word table that each thread has, which starts over when it is full; 0: 128 MiB, or more for
+  // a large vocabulary. Must hold the vocabulary.
+  size_t table_bytes = 0;
 };
 
 class BpeTokenizer final : public Tokenizer {
@@ -55,7 +62,9 @@ class BpeTokenizer final : public Tokenizer {
 
   void encode_matching(std::string_view text, const NameMatcher& names, std::vector<TokenId>& out) const;
   void encode_text(std::string_view text, Workspace& work, std::vector<TokenId>& out) const;
-  void encode_missed(std::string_view piece, Workspace& work, std::vector<TokenId>& out) const;
+  // key, hash: of a piece of up to WordTable::kMaxShort bytes.
+  void encode_missed(std::string_view piece, WordKey key, uint64_t hash, Workspace& work,
+                     std::vector<TokenId>& out) const;
 
   std::string kind_;
   std::vector<std::string> decoded_;  // by id; a special token's is its name
@@ -63,6 +72,7 @@ class BpeTokenizer final : public Tokenizer {
   NameMatcher always_matched_;
   NameMatcher all_names_;
   std::unique_ptr<Splitter> splitter_;
+  const WordKernels* kernels_;
   std::unique_ptr<MergeTable> merges_;
   std::unique_ptr<const WordTable>
       vocabulary_table_;  // every entry of the vocabulary: a workspace's first table

@@ -14,7 +14,9 @@ namespace llmft {
 
 // tiktoken's format: a line an entry, base64 of its bytes, a blank, its rank, which is its id.
 bool looks_like_tiktoken(std::string_view content);
-std::unique_ptr<Tokenizer> load_tiktoken(std::string_view content, const std::string& where);
+// table_bytes: as in BpeModel.
+std::unique_ptr<Tokenizer> load_tiktoken(std::string_view content, const std::string& where,
+                                         size_t table_bytes = 0);
 
 // Hugging Face's tokenizer.json.
 bool looks_like_json(std::string_view content);
