@@ -6,7 +6,7 @@
 # grace time counts as completed and is not started again. docs/slurm.md lists the traps.
 set -euo pipefail
 
-say() { printf '[%(%F %T)T] %s\n' -1 "$*"; }
+say() { printf '[%(%F %T)T] %s\n' -1 "$*" >&2; }
 
 fail() { # fail WHAT: wrong input or settings, nothing was started
   printf 'error: %s\n' "$*" >&2
@@ -29,6 +29,7 @@ load_site() {
   . "$file"
   set -eu
   SITE=$site
+  LLMFT_BINARY=${LLMFT_BINARY:-./llmft}
 }
 
 known_sites() {
@@ -46,6 +47,8 @@ set_mpi_environment() {
   export SLURM_PMIX_FENCE=${SLURM_PMIX_FENCE:-ring}
   # ranks that wait give way to those that work: many times faster where ranks share cores, and harmless elsewhere
   export OMPI_MCA_mpi_yield_when_idle=${OMPI_MCA_mpi_yield_when_idle:-1}
+  # NVLink multicast needs rights that jobs often lack, and NCCL then fails at its start
+  export NCCL_NVLS_ENABLE=${NCCL_NVLS_ENABLE:-0}
   if [ -z "${LLMFT_MPI+x}" ]; then
     LLMFT_MPI=
     if srun --mpi=list 2>&1 | grep -qw pmix; then LLMFT_MPI=pmix; fi
@@ -137,7 +140,7 @@ srun_options() {
   [ -z "$LLMFT_MPI" ] || SRUN+=("--mpi=$LLMFT_MPI")
   [ -z "${LLMFT_CPU_BIND-cores}" ] || SRUN+=("--cpu-bind=${LLMFT_CPU_BIND-cores}")
   # every rank sees all GPUs of its node and takes the one of its local number: peer-to-peer copies need that
-  [ "$GPUS_PER_NODE" = 0 ] || SRUN+=("--gres=gpu:$((per_node < GPUS_PER_NODE ? per_node : GPUS_PER_NODE))" --gpu-bind=none)
+  [ "$GPUS_PER_NODE" = 0 ] || SRUN+=("--gres=gpu:$((per_node < GPUS_PER_NODE ? per_node : GPUS_PER_NODE))")
   local words
   read -r -a words <<<"${LLMFT_SRUN_OPTIONS:-}"
   SRUN+=(${words[@]+"${words[@]}"})
@@ -162,20 +165,20 @@ trap 'TERMINATED=yes SIGNALS=$((SIGNALS + 1))' TERM
 
 # The messages of srun and of the ranks, passed on. When srun says that a rank failed, it has told the others to end; those
 # that catch SIGTERM and wait for the dead one would hold out until Slurm's KillWait, 30 seconds on most sites, is over.
+# Ends with the exit code of the rank that failed, 0 if none did or a signal ended it.
 watch_messages() {
-  local line ending=
+  local line ending='' code=0
   trap '' USR1 TERM
   while IFS= read -r line || [ -n "$line" ]; do
     printf '%s\n' "$line" >&2
-    case $line in
-      "srun: error: "*" task"*:*)
-        [ -z "$ending" ] || continue
-        ending=yes
-        (sleep 3 && end_ranks) </dev/null >/dev/null 2>&1 &
-        ;;
-    esac
+    [[ $line == "srun: error: "*" task"*:* ]] || continue
+    if [[ $code = 0 && $line =~ "Exited with exit code "([0-9]+)$ ]]; then code=${BASH_REMATCH[1]}; fi
+    [ -z "$ending" ] || continue
+    ending=yes
+    (sleep 3 && end_ranks) </dev/null >/dev/null 2>&1 &
   done
   [ -z "$ending" ] || kill -KILL $! 2>/dev/null || :
+  return "$code"
 }
 
 # Kills the ranks, on their nodes: while a step is being ended Slurm takes no further signal for it, not even from scancel.
@@ -187,9 +190,10 @@ end_ranks() {
       awk -v self="$SLURM_STEP_ID" "\$1 \$3 \$4 ~ /^[0-9]+\$/ && \$3 != self { print \$1 }" | xargs -r kill -KILL'
 }
 
-# run_ranks RANKS COMMAND ARGS...: llmft COMMAND on that many ranks. Returns srun's exit code.
+# run_ranks RANKS COMMAND ARGS...: llmft COMMAND on that many ranks. Returns the exit code of the rank that failed: srun's own
+# is the highest of all, and those that were ended because of it have higher ones.
 run_ranks() {
-  local rc=0 messages watcher
+  local rc=0 code=0 messages watcher
   srun_options "$1"
   shift
   exec {messages}> >(watch_messages)
@@ -200,7 +204,8 @@ run_ranks() {
   exec {messages}>&-
   wait_for "$STEP_PID" || rc=$?
   STEP_PID=
-  wait_for "$watcher" || :
+  wait_for "$watcher" || code=$?
+  [ "$rc" = 0 ] || [ "$code" = 0 ] || rc=$code
   return "$rc"
 }
 
@@ -220,9 +225,11 @@ check_ranks() {
   log=$(mktemp)
   run_ranks "$1" info >"$log" || rc=$?
   cat "$log"
-  found=$(grep -oE '^rank [0-9]+: host' "$log" | sort -u | wc -l)
+  found=$(sed -n 's/^rank \([0-9]*\): host.*/\1/p' "$log")
   rm -f "$log"
-  [ "$rc" = 0 ] || stopped "$rc" "" || fail "'${SRUN[*]} info' failed (exit code $rc): see above; the site's modules, MPI flavour (LLMFT_MPI) and network are set in slurm/clusters/$SITE.env"
+  [ "$rc" = 0 ] && [ "$(wc -w <<<"$found")" -ge "$1" ] || stopped "$rc" "" ||
+    fail "not all ranks started ('${SRUN[*]} info', exit code $rc, see above); modules, MPI and network are set in slurm/clusters/$SITE.env"
+  found=$(sort -u <<<"$found" | wc -l)
   [ "$found" = "$1" ] ||
     fail "srun started $1 processes that are not one MPI job of $1 ranks but $found: the program's MPI library and srun's --mpi=${LLMFT_MPI:-default} do not belong together; set LLMFT_MPI in slurm/clusters/$SITE.env ('srun --mpi=list' shows what there is)"
 }

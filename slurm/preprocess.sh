@@ -8,7 +8,7 @@
 # makes the others. Submitted again after it is done, it does nothing.
 #
 # Settings, from the environment (docs/slurm.md has those of all scripts):
-#   LLMFT_INPUT=data/openorca                         file, folder or pattern of Parquet or JSON lines
+#   LLMFT_INPUT=data/OpenOrca                         file, folder or pattern of Parquet or JSON lines
 #   LLMFT_TOKENIZER=models/Llama-3.2-1B-Instruct      the model's folder, or a tokenizer file
 #   LLMFT_DATA=shards/openorca                        where the shards go; train.sh and the studies read them there
 #   LLMFT_VALIDATION=0.01                             share of rows set apart for validation
@@ -34,10 +34,10 @@ load_site
 LLMFT_DEVICE=cpu # a rank a task, whatever GPUs the nodes have
 find_ranks
 need_program
-input=${LLMFT_INPUT:-data/openorca}
+input=${LLMFT_INPUT:-data/OpenOrca}
 tokenizer=${LLMFT_TOKENIZER:-models/Llama-3.2-1B-Instruct}
 compgen -G "$input" >/dev/null ||
-  fail "LLMFT_INPUT: nothing at $input; get OpenOrca with: hf download Open-Orca/OpenOrca --repo-type dataset --local-dir data/openorca"
+  fail "LLMFT_INPUT: nothing at $input; get OpenOrca with: hf download Open-Orca/OpenOrca --repo-type dataset --local-dir data/OpenOrca"
 [ -e "$tokenizer" ] ||
   fail "LLMFT_TOKENIZER: nothing at $tokenizer; get it with: hf download meta-llama/${tokenizer##*/} --local-dir $tokenizer (after 'hf auth login' and the access request on the model's page)"
 set_mpi_environment

@@ -95,11 +95,12 @@ class Job:
         return self.text()
 
     def wait_for_requeue(self, restarts=1):
-        """Until it is in the queue again; then it starts at once, not after the site's delay."""
+        """Until it is in the queue again; then it starts soon, not after the site's delay. Sooner it would meet what its last
+        start is still cleaning up, and fail: 'Job credential revoked', 'launch failed'."""
         self.wait_until(lambda: self.field("Restarts") == str(restarts), "requeued", 40)
         self.wait_until(lambda: self.state in ("PENDING", "RUNNING"), "pending", 40)
         if self.state == "PENDING":
-            self.cluster.run("scontrol", "update", f"jobid={self.id}", "starttime=now")
+            self.cluster.run("scontrol", "update", f"jobid={self.id}", "starttime=now+4")
 
     def rank_pids(self, program="llmft"):
         """{rank: pid} of the job's running ranks."""

@@ -45,17 +45,17 @@ def test_preprocess(clone, preprocessed):
 
 def test_scaling_of_ddp_and_fsdp(clone, preprocessed):
     study = TRAINING | {"steps": 3, "runs": "runs/scaling", "results": "results/scaling"}
-    for strategy in ("ddp", "fsdp"):
-        job = clone.submit(f"scaling_{strategy}.sh", *TINY, **study)
-        assert "3 cells run, 0 finished before, 0 failed" in job.wait()
-        rows = [row for row in clone.table("results/scaling") if row["strategy"] == strategy]
-        assert [(row["ranks"], row["nodes"], row["precision"], row["batch_packs"], row["steps"]) for row in rows] == [
-            ("1", "1", "bf16", "2", "3"), ("2", "2", "bf16", "4", "3"), ("4", "4", "bf16", "8", "3")]
-        assert figures(clone, "results/scaling") >= {*FIGURES_OF[strategy], "speedup_plot", "loss_curves"}
-    assert "DDP_VS_FSDP" in figures(clone, "results/scaling")
-
+    ddp = clone.submit("scaling_ddp.sh", *TINY, python="./no-python", **study)
+    text = ddp.wait()
+    assert "3 cells run, 0 finished before, 0 failed" in text and "'make plots' draws them" in text
+    fsdp = clone.submit("scaling_fsdp.sh", *TINY, **study)
+    assert "3 cells run, 0 finished before, 0 failed" in fsdp.wait()
     table = clone.table("results/scaling")
-    again = clone.submit("scaling_ddp.sh", *TINY, **study)
+    assert [(row["strategy"], row["ranks"], row["nodes"], row["precision"], row["batch_packs"], row["steps"]) for row in table] == [
+        (strategy, n, n, "bf16", str(2 * int(n)), "3") for strategy in ("ddp", "fsdp") for n in ("1", "2", "4")]
+    assert figures(clone, "results/scaling") >= {*FIGURES_OF["ddp"], *FIGURES_OF["fsdp"], "DDP_VS_FSDP", "speedup_plot", "loss_curves"}
+
+    again = clone.submit("scaling_ddp.sh", *TINY, python="./no-python", **study)
     assert "0 cells run, 3 finished before, 0 failed" in again.wait()
     assert clone.table("results/scaling") == table
 
@@ -79,10 +79,10 @@ def test_training_as_the_script_asks_for(clone, preprocessed):
     assert (clone.folder / "runs/lora/adapter/adapter_model.safetensors").exists()
 
 
-@pytest.mark.parametrize("rank", [0, 3])
-def test_a_killed_rank_ends_the_job(clone, preprocessed, rank):
+@pytest.mark.parametrize(("rank", "options"), [(0, ON_FOUR_NODES), (3, ())], ids=["first-of-four-nodes", "last-of-one-node"])
+def test_a_killed_rank_ends_the_job(clone, preprocessed, rank, options):
     output = f"runs/killed-{rank}"
-    job = clone.submit("train.sh", *TINY, steps=100000, output=output, **TRAINING)
+    job = clone.submit("train.sh", *TINY, options=options, steps=100000, output=output, **TRAINING)
     job.wait_until(lambda: steps_done(clone, output) >= 2, "two steps")
     pids = job.rank_pids()
     assert sorted(pids) == [0, 1, 2, 3]
@@ -94,6 +94,14 @@ def test_a_killed_rank_ends_the_job(clone, preprocessed, rank):
     assert not job.rank_pids()
     assert f"task {rank}: Killed" in job.text()
     assert job.field("Restarts") == "0"
+
+
+def test_bad_input_is_the_jobs_exit_code(clone, preprocessed):
+    """One message, and the code of the rank that gave it, whatever the codes of those that were ended with it."""
+    job = clone.submit("train.sh", *TINY, "--train.batch_packs=3", steps=2, output="runs/bad", **TRAINING)
+    text = job.wait("FAILED", code=2)
+    assert len([line for line in text.splitlines() if "3 micro-batches a step do not divide among 4 ranks" in line]) == 1, text
+    assert not (clone.folder / "runs/bad").exists()
 
 
 # How a job is told to stop. Near the time limit Slurm signals the batch script (#SBATCH --signal=B:USR1@120); people signal
