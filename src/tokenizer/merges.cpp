@@ -19,6 +19,7 @@ MergeTable::MergeTable(const std::array<TokenId, 256>& byte_ids, std::span<const
   const size_t capacity = std::bit_ceil(std::max<size_t>(16, merges.size() + merges.size() / 3));
   shift_ = 64 - std::countr_zero(capacity);
   pairs_.assign(capacity, kEmpty);
+  filter_.assign(capacity * kFilterBits / 64, 0);
   for (size_t m = 0; m < merges.size(); ++m) {
     const auto& [left, right, merged] = merges[m];
     const uint32_t rank = ranks[m];
@@ -26,6 +27,8 @@ MergeTable::MergeTable(const std::array<TokenId, 256>& byte_ids, std::span<const
     if (rank >= merged_.size()) merged_.resize(rank + 1, kNone);
     merged_[rank] = merged;
     const uint64_t key = pair_key(left, right);
+    const size_t bit = filter_bit(key);
+    filter_[bit >> 6] |= uint64_t{1} << (bit & 63);
     size_t i = slot(key);
     while (pairs_[i] != kEmpty && pairs_[i] >> 24 != key) i = (i + 1) & (capacity - 1);
     if (pairs_[i] == kEmpty) pairs_[i] = key << 24 | rank;
@@ -36,6 +39,8 @@ MergeTable::MergeTable(const std::array<TokenId, 256>& byte_ids, std::span<const
 
 uint32_t MergeTable::rank_of(TokenId left, TokenId right) const {
   const uint64_t key = pair_key(left, right);
+  const size_t bit = filter_bit(key);
+  if ((filter_[bit >> 6] >> (bit & 63) & 1) == 0) return kNone;
   for (size_t i = slot(key);; i = (i + 1) & (pairs_.size() - 1)) {
     const uint64_t entry = pairs_[i];
     if (entry >> 24 == key) return static_cast<uint32_t>(entry & 0xFFFFFF);

@@ -86,7 +86,7 @@ size_t WordTable::empty_slot(uint64_t hash) const {
 
 void WordTable::insert(const WordKey& key, uint64_t hash, std::string_view piece,
                        std::span<const TokenId> ids) {
-  if ((used_ + 1) * 8 > (mask_ + 1) * 5) grow();
+  if ((used_ + 1) * 8 > (mask_ + 1) * 3) grow();
   const bool in_arena = is_long(key) || ids.size() > 4;
   const size_t words = in_arena ? 1 + ids.size() + (is_long(key) ? (piece.size() + 3) / 4 : 0) : 0;
   // While a vector grows, its old and new memory are both held: it gets a quarter of the bound, used twice

@@ -42,9 +42,11 @@ class MergeTable {
   void encode(std::string_view piece, std::vector<TokenId>& out, Scratch& scratch) const;
 
  private:
+  static constexpr size_t kFilterBits = 8;
   static constexpr uint32_t kNone = ~uint32_t{0};
   static uint64_t pair_key(TokenId left, TokenId right) { return uint64_t{left} << 20 | right; }
   size_t slot(uint64_t key) const { return key * 0x9E3779B97F4A7C15u >> shift_; }
+  size_t filter_bit(uint64_t key) const { return key * 0x9E3779B97F4A7C15u >> (shift_ - 3); }
   uint32_t rank_of(TokenId left, TokenId right) const;
   void encode_short(std::string_view piece, std::vector<TokenId>& out) const;
   void encode_long(std::string_view piece, std::vector<TokenId>& out, Scratch& scratch) const;
@@ -53,6 +55,9 @@ class MergeTable {
   std::vector<TokenId> merged_;       // by rank
   std::vector<uint32_t> byte_ranks_;  // 256 x 256: the first round needs no hashing
   std::vector<uint64_t> pairs_;       // open addressing: 40 bits of pair_key, 24 of rank; all ones: empty
+  // A bit for each pair's hash, eight for a slot: small enough for the second-level cache, it answers most
+  // questions for pairs that do not exist.
+  std::vector<uint64_t> filter_;
   int shift_ = 0;
 };
 
