@@ -99,7 +99,9 @@ training_settings() {
 find_ranks() {
   [ -n "${SLURM_JOB_ID:-}" ] || fail "this is not a SLURM job; submit the script: sbatch slurm/NAME.sh"
   NODES=${SLURM_JOB_NUM_NODES:-1}
-  GPUS_PER_NODE=${SLURM_GPUS_ON_NODE:-0}
+  # the second form is what salloc sets: [TYPE:]NUMBER, and NUMBER(xNODES) below
+  GPUS_PER_NODE=${SLURM_GPUS_ON_NODE:-${SLURM_GPUS_PER_NODE:-0}}
+  GPUS_PER_NODE=${GPUS_PER_NODE##*:}
   [ "${LLMFT_DEVICE:-auto}" != cpu ] || GPUS_PER_NODE=0
   if [ "$GPUS_PER_NODE" -gt 0 ]; then
     [ "$NODES" = 1 ] || [ -z "${SLURM_GPUS:-}${SLURM_GPUS_PER_TASK:-}" ] ||
@@ -115,7 +117,8 @@ find_ranks() {
     RANKS_PER_NODE=$LLMFT_RANKS_PER_NODE
     RANKS=$((NODES * RANKS_PER_NODE))
   fi
-  CPUS_PER_RANK=$((${SLURM_CPUS_ON_NODE:-1} / RANKS_PER_NODE))
+  CPUS_PER_RANK=${SLURM_CPUS_ON_NODE:-${SLURM_JOB_CPUS_PER_NODE:-1}}
+  CPUS_PER_RANK=$((${CPUS_PER_RANK%%[!0-9]*} / RANKS_PER_NODE))
   [ "$CPUS_PER_RANK" -ge 1 ] || CPUS_PER_RANK=1
   # srun takes these as its own options, and they hold for the whole allocation, not for a step of some ranks
   unset SLURM_GPUS SLURM_GPUS_PER_NODE SLURM_GPUS_PER_TASK SLURM_GPUS_PER_SOCKET SLURM_GPU_BIND SLURM_CPUS_PER_GPU \

@@ -241,3 +241,14 @@ def test_requeueing_can_be_limited(fake, runs, setting, words):
     fake.cluster.run("scancel", "--signal=USR1", job.id)
     text = job.wait("FAILED", code=1)
     assert words in text and "submit the script again" in text and job.field("Restarts") == "0"
+
+
+def test_in_an_allocation_of_ones_own(fake, runs):
+    """salloc, then the script as a command: Slurm sets fewer variables there."""
+    fake.cluster.env |= {"LLMFT_OUTPUT": "runs/one"}
+    try:
+        fake.cluster.run("salloc", "--nodes=2", "--gpus-per-node=2", "--cpus-per-gpu=2", "bash", "slurm/train.sh", cwd=fake.folder)
+    finally:
+        del fake.cluster.env["LLMFT_OUTPUT"]
+    assert [(rank, host, gpus) for rank, _, host, gpus in ranks_of(runs / "one")] == [
+        (0, "n1", "0,1"), (1, "n1", "0,1"), (2, "n2", "0,1"), (3, "n2", "0,1")]
