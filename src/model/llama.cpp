@@ -47,7 +47,7 @@ Llama::Llama(const LlamaTensors& tensors, const Recipe& recipe, Ops& ops, ParamS
   xn_ = scratch("xn", C + std::max(e_qkv, e_gu), s);
   h_ = scratch("h", F + e_down, s);
   dh_ = scratch("dh", F, s);
-  dattn_ = scratch("dattn", HD, s);
+  dattn_ = scratch("dattn", HD + e_o, s);  // rows as far apart as the outputs', which a GPU library asks for
   dqkv_ = scratch("dqkv", N + e_qkv, s);
   dxn_ = scratch("dxn", C, s);
   dx_ = scratch("dx", C + std::max(e_o, e_down), s);
@@ -115,7 +115,8 @@ Llama::LayerView Llama::layer_view(int64_t layer, int64_t tokens) const {
   Tensor xn = view(xn_);
   LayerView v;
   v.attention = {view(s.x), view(s.qkv), view(s.attn), view(s.lse)};
-  v.attention_scratch = {xn.col_range(0, C + extension(block, Role::qkv)), rstd, view(dqkv_), view(dattn_),
+  v.attention_scratch = {xn.col_range(0, C + extension(block, Role::qkv)), rstd, view(dqkv_),
+                         view(dattn_).col_range(0, v.attention.attn.cols - extension(block, Role::o)),
                          view(dxn_)};
   v.mlp = {view(s.x_mid), view(s.gate_up)};
   v.mlp_scratch = {xn.col_range(0, C + extension(block, Role::gate_up)), rstd, view(h_), view(dh_),

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <thread>
 
 #include <unistd.h>
@@ -17,6 +18,7 @@
 #include "llmft/model/llama.hpp"
 #include "llmft/model/model_folder.hpp"
 #include "llmft/ops/backend.hpp"
+#include "llmft/report/machine.hpp"
 #include "llmft/tokenizer/tokenizer.hpp"
 #include "llmft/train/checkpoint.hpp"
 #include "run_folder.hpp"
@@ -62,7 +64,9 @@ ShardExpectation expectation_of(const TrainOptions& o, const LlamaConfig& config
 int thread_count(const TrainOptions& o, const Process& process) {
   if (o.deterministic) return 1;  // OpenBLAS sums in another order for another number of threads
   if (o.threads > 0) return static_cast<int>(o.threads);
-  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()) / process.local_size());
+  // the launcher may have bound this rank to some cores already: then those, else a share of the node
+  int64_t share = ::sysconf(_SC_NPROCESSORS_ONLN) / process.local_size();
+  return static_cast<int>(std::clamp<int64_t>(share, 1, machine_info().usable_cores));
 }
 
 bool use_cuda(const TrainOptions& o) {
@@ -82,8 +86,15 @@ std::unique_ptr<Device> make_device(const TrainOptions& o, const Process& proces
 std::unique_ptr<Ops> make_ops(const TrainOptions& o, const Recipe& recipe, Device& device,
                               const Process& process) {
   if (device.kind() == DeviceKind::cpu) return make_cpu_ops(device, recipe.matmul, thread_count(o, process));
+  GemmTuning tuning;
+  const char* cache = std::getenv("XDG_CACHE_HOME");
+  const char* home = std::getenv("HOME");
+  if (cache != nullptr)
+    tuning.file = fs::path(cache) / "llmft/gemm_choices";
+  else if (home != nullptr)
+    tuning.file = fs::path(home) / ".cache/llmft/gemm_choices";
   return make_cuda_ops(device, recipe.matmul,
-                       o.deterministic ? AttentionOrder::deterministic : AttentionOrder::fast);
+                       o.deterministic ? AttentionOrder::deterministic : AttentionOrder::fast, tuning);
 }
 
 Reduction reduction_of(const TrainOptions& o) {

@@ -10,6 +10,7 @@
 #include "llmft/base/file.hpp"
 #include "llmft/model/llama.hpp"
 #include "llmft/model/model_folder.hpp"
+#include "llmft/ops/backend.hpp"
 #include "llmft/optim/adamw.hpp"
 #include "llmft/parallel/strategy.hpp"
 
@@ -40,7 +41,7 @@ inline nlohmann::json read_json(const std::filesystem::path& path) {
 
 struct Model {
   llmft::Recipe recipe;
-  std::unique_ptr<llmft::Device> device = llmft::make_cpu_device();
+  std::unique_ptr<llmft::Device> device;
   std::unique_ptr<llmft::Ops> ops;
   llmft::LlamaConfig config;
   llmft::LlamaTensors tensors;
@@ -52,9 +53,12 @@ struct Model {
         const std::filesystem::path& adapter_folder = {}, llmft::Precision precision = llmft::Precision::fp32,
         int64_t max_tokens = 256, std::unique_ptr<llmft::Comm> ranks = llmft::make_self_comm(),
         llmft::Strategy strategy = llmft::Strategy::ddp, llmft::Reduction reduction = llmft::Reduction::fast,
-        int64_t extension_multiple = 1)
+        int64_t extension_multiple = 1, llmft::DeviceKind kind = llmft::DeviceKind::cpu)
       : recipe(llmft::make_recipe(precision)),
-        ops(llmft::make_cpu_ops(*device, recipe.matmul, 1)),
+        device(kind == llmft::DeviceKind::cpu ? llmft::make_cpu_device() : llmft::make_cuda_device(0)),
+        ops(kind == llmft::DeviceKind::cpu
+                ? llmft::make_cpu_ops(*device, recipe.matmul, 1)
+                : llmft::make_cuda_ops(*device, recipe.matmul, llmft::AttentionOrder::fast)),
         config(llmft::load_llama_config(folder)),
         tensors(config, adapter, extension_multiple),
         comm(std::move(ranks)),

@@ -42,7 +42,7 @@ constexpr int64_t kFewestTokens = 1024;
 enum Id : int64_t { kQ = 1, kK, kV, kOut, kLse, kDout, kDq, kDk, kDv, kLengths, kLengthsAgain, kOffsets };
 
 // Which offsets belong to which tensor: entries of DocumentTables::strides.
-enum Offset { kOffQ, kOffK, kOffV, kOffOut, kOffLse, kOffDout, kOffDq, kOffDkv, kOffCount };
+enum Offset { kOffQ, kOffK, kOffV, kOffOut, kOffLse, kOffDkv, kOffCount };
 static_assert(kOffCount <= cuda::DocumentTables::kMost);
 
 int64_t round_up(int64_t x, int64_t unit) {
@@ -134,8 +134,8 @@ class GraphMaker {
     place_lse(*lse);
     auto [dq, dk, dv] = graph_->sdpa_backward(
         input(kQ, kOffQ, shape_.heads), input(kK, kOffK, shape_.kv_heads), input(kV, kOffV, shape_.kv_heads),
-        input(kOut, kOffOut, shape_.heads), input(kDout, kOffDout, shape_.heads), lse, options);
-    output(dq, kDq, kOffDq, shape_.heads);
+        input(kOut, kOffOut, shape_.heads), input(kDout, kOffOut, shape_.heads), lse, options);
+    output(dq, kDq, kOffQ, shape_.heads);
     output(dk, kDk, kOffDkv, shape_.kv_heads);
     output(dv, kDv, kOffDkv, shape_.kv_heads);
     return graph_;
@@ -225,11 +225,10 @@ CudnnAttention::Plan* CudnnAttention::plan(const AttentionArguments& a, Directio
   if (a.shape.head_dim != kHeadDim || size_of(a.q.dtype) != 2 || a.lse.ld != a.shape.heads) return nullptr;
   for (const Tensor* x : {&a.q, &a.k, &a.v, &a.out})
     if (!on_16_bytes(*x)) return nullptr;
-  if (backward && !on_16_bytes(a.dout)) return nullptr;
+  if (backward && (!on_16_bytes(a.dout) || a.dout.ld != a.out.ld)) return nullptr;
 
-  int64_t q_width = a.shape.heads * kHeadDim, kv_width = a.shape.kv_heads * kHeadDim;
-  std::array<int64_t, kOffCount> strides = {a.q.ld,   a.k.ld,    a.v.ld,  a.out.ld,
-                                            a.lse.ld, a.dout.ld, q_width, kv_width};
+  int64_t kv_width = a.shape.kv_heads * kHeadDim;
+  std::array<int64_t, kOffCount> strides = {a.q.ld, a.k.ld, a.v.ld, a.out.ld, a.lse.ld, kv_width};
   int64_t slots = rounded_slots(a.cu_seqlens.size - 1), tokens = rounded_tokens(a.q.rows);
   Key key = {backward, static_cast<int64_t>(a.q.dtype), a.shape.heads, a.shape.kv_heads, slots, tokens};
   key.insert(key.end(), strides.begin(), strides.end());
@@ -244,7 +243,7 @@ CudnnAttention::Plan* CudnnAttention::plan(const AttentionArguments& a, Directio
   }
   if (!library_) library_ = std::make_unique<Library>(device_.stream());
   GraphMaker maker(a.shape, a.q.dtype, slots, tokens, strides);
-  auto made = std::make_unique<Plan>(Plan{slots, tokens, strides, backward ? kOffCount : kOffDout,
+  auto made = std::make_unique<Plan>(Plan{slots, tokens, strides, backward ? kOffCount : kOffDkv,
                                           backward ? maker.backward() : maker.forward()});
   std::string why = build(*made->graph, library_->handle(), made->workspace);
   if (!why.empty()) {
@@ -289,8 +288,10 @@ bool CudnnAttention::forward(const AttentionArguments& a) {
   return true;
 }
 
-// Gradients go to rows without gaps first: the workspace grows with their stride, and by that of one
-// [T, N] buffer for all three it would be several times as large.
+// Gradients go to buffers of their own first. dK and dV without gaps: the workspace grows with their stride,
+// and by that of one [T, N] buffer for all three it would be several times as large. dQ with Q's stride:
+// cuDNN 9.19 places its f32 sums by Q's offsets in a workspace sized by dQ's stride, and with a smaller one
+// they run into those of dK (seen on an H100).
 bool CudnnAttention::backward(const AttentionArguments& a) {
   Plan* backward_plan = plan(a, Direction::backward);
   if (backward_plan == nullptr) return false;
@@ -302,13 +303,15 @@ bool CudnnAttention::backward(const AttentionArguments& a) {
   Gradient gradients[] = {{kDq, a.dq, {}}, {kDk, a.dk, {}}, {kDv, a.dv, {}}};
   size_t bytes = 0;
   for (const Gradient& g : gradients)
-    bytes += static_cast<size_t>(backward_plan->tokens * g.wanted.cols) * size_of(g.wanted.dtype);
+    bytes += static_cast<size_t>(backward_plan->tokens * (g.id == kDq ? a.q.ld : g.wanted.cols)) *
+             size_of(g.wanted.dtype);
   reserve(gradients_, device_, bytes);
   std::unordered_map<int64_t, void*> tensors = {{kDout, a.dout.data}};
   size_t offset = 0;
   for (Gradient& g : gradients) {
-    g.made = gradients_.view(g.wanted.dtype, g.wanted.rows, g.wanted.cols, offset);
-    offset += static_cast<size_t>(backward_plan->tokens * g.wanted.cols) * size_of(g.wanted.dtype);
+    int64_t width = g.id == kDq ? a.q.ld : g.wanted.cols;
+    g.made = gradients_.view(g.wanted.dtype, g.wanted.rows, width, offset).col_range(0, g.wanted.cols);
+    offset += static_cast<size_t>(backward_plan->tokens * width) * size_of(g.wanted.dtype);
     tensors[g.id] = g.made.data;
   }
   run(a, *backward_plan, std::move(tensors));
