@@ -15,7 +15,7 @@ SOURCES = $(shell git ls-files -co --exclude-standard 'src/*.cpp' 'src/*.hpp' 'i
 .PHONY: help bundle deps configure build demo test test-all test-asan bench plots lint format tidy clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | awk -F'|' '{printf "  make %-10s  %s\n", $$1, $$2}'
 
 deps: ## install packages and the Python environment (no-op when all is there)
 	@tools/deps.sh

@@ -101,8 +101,8 @@ void OptionSet::assign(Option& option, const std::vector<std::string>& values, c
     const auto& choices = option.traits.choices;
     if (!choices.empty() && std::find(choices.begin(), choices.end(), value) == choices.end()) {
       std::string near = nearest_name(value, choices);
-      refuse(fmt::format("one of {}{}", join(choices, ", "),
-                         near.empty() ? "" : fmt::format("; did you mean '{}'", near)));
+      user_error("{}: '{}' is not valid for {} (one of {} is needed){}", origin, value, option.key,
+                 join(choices, ", "), near.empty() ? "" : fmt::format("; did you mean '{}'?", near));
     }
   }
   option.set(values);

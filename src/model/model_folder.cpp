@@ -138,6 +138,7 @@ void load_adapter(const fs::path& folder, const LlamaTensors& tensors, ParamStor
 void save_adapter(const fs::path& folder, const LlamaTensors& tensors, const std::string& base,
                   ParamStore& store, bool is_root) {
   std::vector<std::vector<float>> masters;
+  masters.reserve(static_cast<size_t>(tensors.block_count()));
   for (int b = 0; b < tensors.block_count(); ++b) masters.push_back(store.read_master(b));
   if (!is_root) return;
   std::vector<OutTensor> out;

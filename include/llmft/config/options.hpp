@@ -38,13 +38,13 @@ class OptionSet {
   void add(std::string key, std::vector<std::string>& value, std::string help, OptionTraits traits = {});
   // A choice among named values: names[i].second is the value.
   template <class E>
-  void add_enum(std::string key, E& value, std::span<const std::pair<const char*, E>> names, std::string help,
-                OptionTraits traits = {}) {
+  void add_enum(const std::string& key, E& value, std::span<const std::pair<const char*, E>> names,
+                const std::string& help, OptionTraits traits = {}) {
     for (auto& [name, ignored] : names) traits.choices.emplace_back(name);
     std::vector<std::pair<std::string, E>> table;
     for (auto& [name, entry] : names) table.emplace_back(name, entry);
     add_custom(
-        std::move(key), std::move(help), std::move(traits),
+        key, help, std::move(traits),
         [&value, table](const std::string& text) {
           for (auto& [name, entry] : table)
             if (name == text) value = entry;
