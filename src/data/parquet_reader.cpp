@@ -149,6 +149,7 @@ class ParquetReader : public RowReader {
 
 void check_columns(const SourceFile& file, const parquet::SchemaDescriptor& schema) {
   std::vector<std::string> have;
+  have.reserve(static_cast<size_t>(schema.group_node()->field_count()));
   for (int i = 0; i < schema.group_node()->field_count(); ++i)
     have.push_back(schema.group_node()->field(i)->name());
   std::vector<std::string> missing;
