@@ -134,9 +134,6 @@ class ReplicatedStore final : public ParamStore {
   };
 
   Held& held(int block) { return held_[static_cast<size_t>(block)]; }
-  static Tensor flat(const Buffer& buffer, DType dtype = DType::f32) {
-    return buffer.view(dtype, 1, static_cast<int64_t>(buffer.bytes() / size_of(dtype)));
-  }
   Tensor trained(int block, const Buffer& buffer) const {
     return flat(buffer).col_range(0, c_.tensors.block(block).trainable_numel);
   }

@@ -15,6 +15,11 @@ struct ShardMap {
   ShardRange range(int rank) const;  // of the unpadded array; may be empty
 };
 
+// A whole buffer as one row.
+inline Tensor flat(const Buffer& buffer, DType dtype = DType::f32) {
+  return buffer.view(dtype, 1, static_cast<int64_t>(buffer.bytes() / size_of(dtype)));
+}
+
 // Writes A and s B of a block's masters (whole, f32) into the adapter columns of its frozen weights (whole).
 void write_adapters(Ops& ops, const LlamaTensors& tensors, int block, const Tensor& frozen,
                     const Tensor& master);

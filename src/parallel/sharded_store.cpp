@@ -188,9 +188,6 @@ class ShardedStore final : public ParamStore {
   };
 
   Held& held(int block) { return held_[static_cast<size_t>(block)]; }
-  static Tensor flat(const Buffer& buffer, DType dtype = DType::f32) {
-    return buffer.view(dtype, 1, static_cast<int64_t>(buffer.bytes() / size_of(dtype)));
-  }
   Tensor trained(int block, const Buffer& buffer) const {
     ShardRange range = local_range(block);
     return flat(buffer).col_range(0, range.end - range.begin);
