@@ -16,7 +16,7 @@ int count_of(const Tensor& x) {
 }
 
 MPI_Datatype type_of(const Tensor& x) {
-  return size_of(x.dtype) == 4 ? MPI_FLOAT : MPI_UINT16_T;
+  return size_of(x.dtype) == 8 ? MPI_DOUBLE : size_of(x.dtype) == 4 ? MPI_FLOAT : MPI_UINT16_T;
 }
 
 class SelfComm final : public Comm {
@@ -55,8 +55,8 @@ class MpiComm final : public Comm {
   int size() const override { return size_; }
 
   void all_reduce(const Tensor& x) override {
-    check(x.dtype == DType::f32, "only f32 is reduced");
-    MPI_Allreduce(MPI_IN_PLACE, x.data, count_of(x), MPI_FLOAT, MPI_SUM, comm_);
+    check(x.dtype == DType::f32 || x.dtype == DType::f64, "only f32 and f64 are reduced");
+    MPI_Allreduce(MPI_IN_PLACE, x.data, count_of(x), type_of(x), MPI_SUM, comm_);
   }
   void all_gather(const Tensor& shard, const Tensor& full) override {
     check(shard.dtype == full.dtype && shard.numel() * size_ == full.numel(), "all_gather sizes differ");

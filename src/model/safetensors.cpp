@@ -131,6 +131,8 @@ SafetensorsType safetensors_type(DType type) {
       return SafetensorsType::f16;
     case DType::i32:
       return SafetensorsType::i32;
+    case DType::f64:
+      return SafetensorsType::f64;
   }
   internal_error("unknown dtype");
 }

@@ -69,6 +69,8 @@ const char* name_of(DType type) {
       return "fp16";
     case DType::i32:
       return "int32";
+    case DType::f64:
+      return "fp64";
   }
   return "?";
 }

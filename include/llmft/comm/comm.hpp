@@ -17,7 +17,7 @@ class Comm {
   virtual int size() const = 0;
 
   // Flat contiguous tensors. f32 for the reducing ones; any dtype for the moving ones.
-  // x becomes the sum over ranks; the order of additions is the library's.
+  // x, f32 or f64, becomes the sum over ranks; the order of additions is the library's.
   virtual void all_reduce(const Tensor& x) = 0;
   // full [n * shard] on every rank, the ranks' shards one after another. shard may be its own slice of full.
   virtual void all_gather(const Tensor& shard, const Tensor& full) = 0;

@@ -14,10 +14,11 @@
 
 namespace llmft {
 
-enum class DType : uint8_t { f32, bf16, f16, i32 };
+// f64 is for sums that end up on the host and for the optimizer's counters, not for model data.
+enum class DType : uint8_t { f32, bf16, f16, i32, f64 };
 
 constexpr size_t size_of(DType type) {
-  return type == DType::f32 || type == DType::i32 ? 4 : 2;
+  return type == DType::f64 ? 8 : type == DType::f32 || type == DType::i32 ? 4 : 2;
 }
 const char* name_of(DType type);
 
@@ -83,6 +84,10 @@ template <>
 struct dtype_of<int32_t> {
   static constexpr DType value = DType::i32;
 };
+template <>
+struct dtype_of<double> {
+  static constexpr DType value = DType::f64;
+};
 
 // Calls f(T{}) with the C++ type of a float dtype: how a backend's file resolves a dtype once.
 template <class F>
@@ -95,9 +100,10 @@ decltype(auto) visit_dtype(DType type, F&& f) {
     case DType::f16:
       return f(F16{});
     case DType::i32:
+    case DType::f64:
       break;
   }
-  internal_error("an op on floats was given integers");
+  internal_error("an op on f32, bf16 and f16 was given another type");
 }
 
 }  // namespace llmft

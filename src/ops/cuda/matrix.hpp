@@ -15,9 +15,10 @@ inline cuda::Scalar scalar_of(DType type) {
     case DType::f16:
       return cuda::Scalar::f16;
     case DType::i32:
+    case DType::f64:
       break;
   }
-  internal_error("an op on floats was given integers");
+  internal_error("an op on f32, bf16 and f16 was given another type");
 }
 
 inline cuda::Matrix matrix_of(const Tensor& x) {
