@@ -68,6 +68,9 @@ if(LLMFT_CUDA)
     # the attention graphs' C++ front end is headers only; a wheel carries them
     find_path(CUDNN_FRONTEND_INCLUDE cudnn_frontend.h HINTS ${CMAKE_SOURCE_DIR}/.venv/lib/python3.11/site-packages/include
               ${CMAKE_SOURCE_DIR}/.venv/lib/python3.12/site-packages/include REQUIRED)
+    # NCCL is loaded when a run has several ranks; the path is where to look last
+    find_path(NCCL_INCLUDE nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS} REQUIRED)
+    find_library(NCCL_LIBRARY NAMES libnccl.so.2 nccl HINTS ${CUDAToolkit_LIBRARY_DIR} REQUIRED)
     add_library(llmft_cudnn INTERFACE)
     target_include_directories(llmft_cudnn SYSTEM INTERFACE ${CUDNN_INCLUDE} ${CUDNN_FRONTEND_INCLUDE})
     target_link_libraries(llmft_cudnn INTERFACE ${CUDNN_LIBRARY})

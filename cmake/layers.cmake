@@ -36,6 +36,10 @@ llmft_layer(train DEPENDS optim data report LIBRARIES nlohmann_json::nlohmann_js
 llmft_layer(cli DEPENDS train LIBRARIES nlohmann_json::nlohmann_json MPI::MPI_C)
 if(LLMFT_HAVE_CUDA)
   target_link_libraries(llmft_device PRIVATE CUDA::cudart_static)
+  target_link_libraries(llmft_comm PRIVATE CUDA::cudart_static ${CMAKE_DL_LIBS})
+  target_include_directories(llmft_comm SYSTEM PRIVATE ${NCCL_INCLUDE})
+  set_source_files_properties(${CMAKE_SOURCE_DIR}/src/comm/cuda/nccl_api.cpp PROPERTIES COMPILE_DEFINITIONS
+                              "LLMFT_NCCL_LIBRARY=\"${NCCL_LIBRARY}\"")
   target_link_libraries(llmft_ops PRIVATE CUDA::cudart_static CUDA::cublasLt llmft_cudnn)
 endif()
 # Open MPI's C++ bindings are not used; without this its header asks for libmpi_cxx, which newer versions lack.

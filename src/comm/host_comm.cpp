@@ -1,10 +1,13 @@
 #include <cstring>
 #include <exception>
 #include <limits>
+#include <utility>
 
 #include <mpi.h>
 
+#include "llmft/base/clock.hpp"
 #include "llmft/comm/comm.hpp"
+#include "llmft/device/device.hpp"
 
 namespace llmft {
 namespace {
@@ -21,26 +24,40 @@ MPI_Datatype type_of(const Tensor& x) {
 
 class SelfComm final : public Comm {
  public:
+  explicit SelfComm(Device* device) : device_(device) {}
   int rank() const override { return 0; }
   int size() const override { return 1; }
-  void all_reduce(const Tensor&) override {}
-  void all_gather(const Tensor& shard, const Tensor& full) override { same(shard, full); }
-  void reduce_scatter(const Tensor& full, const Tensor& shard) override { same(full, shard); }
-  void all_to_all(const Tensor& sent, const Tensor& received) override { same(sent, received); }
-  void broadcast(const Tensor&, int) override {}
+  Started start_all_reduce(const Tensor&) override { return {}; }
+  Started start_all_gather(const Tensor& shard, const Tensor& full) override { return same(shard, full); }
+  Started start_reduce_scatter(const Tensor& full, const Tensor& shard) override { return same(full, shard); }
+  Started start_all_to_all(const Tensor& sent, const Tensor& received) override {
+    return same(sent, received);
+  }
+  Started start_broadcast(const Tensor&, int) override { return {}; }
+  void wait(Started) override {}
   void all_reduce_host(std::span<double>) override {}
+  Exposed exposed() override { return {}; }
+  std::unique_ptr<Comm> split(int) override { return std::make_unique<SelfComm>(device_); }
 
  private:
-  static void same(const Tensor& from, const Tensor& to) {
+  Started same(const Tensor& from, const Tensor& to) {
     check(count_of(from) == count_of(to), "collective sizes differ");
-    if (from.data != to.data) std::memcpy(to.data, from.data, from.bytes());
+    if (from.data == to.data) return {};
+    if (device_ != nullptr)
+      device_->copy(to.data, from.data, from.bytes());
+    else
+      std::memcpy(to.data, from.data, from.bytes());
+    return {};
   }
+
+  Device* device_;  // null: host tensors
 };
 
+// MPI's blocking collectives: what start_...() begins is done when it returns.
 class MpiComm final : public Comm {
  public:
-  MpiComm() {
-    MPI_Comm_dup(MPI_COMM_WORLD, &comm_);
+  // Takes over the communicator. A split's parts count into one sum.
+  MpiComm(MPI_Comm ranks, std::shared_ptr<Exposed> exposed) : comm_(ranks), exposed_(std::move(exposed)) {
     MPI_Comm_rank(comm_, &rank_);
     MPI_Comm_size(comm_, &size_);
   }
@@ -54,49 +71,85 @@ class MpiComm final : public Comm {
   int rank() const override { return rank_; }
   int size() const override { return size_; }
 
-  void all_reduce(const Tensor& x) override {
+  Started start_all_reduce(const Tensor& x) override {
     check(x.dtype == DType::f32 || x.dtype == DType::f64, "only f32 and f64 are reduced");
+    Exposure timed(*exposed_);
     MPI_Allreduce(MPI_IN_PLACE, x.data, count_of(x), type_of(x), MPI_SUM, comm_);
+    return {};
   }
-  void all_gather(const Tensor& shard, const Tensor& full) override {
+  Started start_all_gather(const Tensor& shard, const Tensor& full) override {
     check(shard.dtype == full.dtype && shard.numel() * size_ == full.numel(), "all_gather sizes differ");
     bool in_place = shard.data == full.col_range(rank_ * shard.numel(), shard.numel()).data;
+    Exposure timed(*exposed_);
     MPI_Allgather(in_place ? MPI_IN_PLACE : shard.data, count_of(shard), type_of(shard), full.data,
                   count_of(shard), type_of(full), comm_);
+    return {};
   }
-  void reduce_scatter(const Tensor& full, const Tensor& shard) override {
+  Started start_reduce_scatter(const Tensor& full, const Tensor& shard) override {
     check(full.dtype == DType::f32 && shard.dtype == DType::f32 && shard.numel() * size_ == full.numel(),
           "reduce_scatter sizes differ");
+    Exposure timed(*exposed_);
     MPI_Reduce_scatter_block(full.data, shard.data, count_of(shard), MPI_FLOAT, MPI_SUM, comm_);
+    return {};
   }
-  void all_to_all(const Tensor& sent, const Tensor& received) override {
+  Started start_all_to_all(const Tensor& sent, const Tensor& received) override {
     check(sent.dtype == received.dtype && sent.numel() == received.numel() && sent.numel() % size_ == 0,
           "all_to_all sizes differ");
     int piece = count_of(sent) / size_;
+    Exposure timed(*exposed_);
     MPI_Alltoall(sent.data, piece, type_of(sent), received.data, piece, type_of(received), comm_);
+    return {};
   }
+  Started start_broadcast(const Tensor& x, int root) override {
+    Exposure timed(*exposed_);
+    MPI_Bcast(x.data, count_of(x), type_of(x), root, comm_);
+    return {};
+  }
+  void wait(Started) override {}
   void all_reduce_host(std::span<double> values) override {
     MPI_Allreduce(MPI_IN_PLACE, values.data(), static_cast<int>(values.size()), MPI_DOUBLE, MPI_SUM, comm_);
   }
-  void broadcast(const Tensor& x, int root) override {
-    MPI_Bcast(x.data, count_of(x), type_of(x), root, comm_);
+
+  Exposed exposed() override { return *exposed_; }
+
+  std::unique_ptr<Comm> split(int colour) override {
+    MPI_Comm part = MPI_COMM_NULL;
+    MPI_Comm_split(comm_, colour, rank_, &part);
+    return std::make_unique<MpiComm>(part, exposed_);
   }
 
  private:
+  struct Exposure {
+    explicit Exposure(Exposed& sum) : total(sum) {}
+    ~Exposure() {
+      total.seconds += watch.seconds();
+      ++total.waits;
+    }
+    Exposed& total;
+    Stopwatch watch;
+  };
+
   MPI_Comm comm_ = MPI_COMM_NULL;
   int rank_ = 0;
   int size_ = 1;
+  std::shared_ptr<Exposed> exposed_;
 };
 
 }  // namespace
 
 std::unique_ptr<Comm> make_self_comm() {
-  return std::make_unique<SelfComm>();
+  return std::make_unique<SelfComm>(nullptr);
+}
+
+std::unique_ptr<Comm> make_self_comm(Device& device) {
+  return std::make_unique<SelfComm>(&device);
 }
 
 std::unique_ptr<Comm> make_host_comm(const Process& process) {
   if (process.size() == 1) return make_self_comm();
-  return std::make_unique<MpiComm>();
+  MPI_Comm ranks = MPI_COMM_NULL;
+  MPI_Comm_dup(MPI_COMM_WORLD, &ranks);
+  return std::make_unique<MpiComm>(ranks, std::make_shared<Comm::Exposed>());
 }
 
 }  // namespace llmft

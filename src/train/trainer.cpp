@@ -14,6 +14,7 @@
 #include "llmft/base/log.hpp"
 #include "llmft/base/progress.hpp"
 #include "llmft/base/text.hpp"
+#include "llmft/comm/gpu_choice.hpp"
 #include "llmft/data/shard_set.hpp"
 #include "llmft/model/llama.hpp"
 #include "llmft/model/model_folder.hpp"
@@ -69,18 +70,15 @@ int thread_count(const TrainOptions& o, const Process& process) {
   return static_cast<int>(std::clamp<int64_t>(share, 1, machine_info().usable_cores));
 }
 
-bool use_cuda(const TrainOptions& o) {
-  return o.device == DeviceChoice::cuda || (o.device == DeviceChoice::automatic && cuda_device_count() > 0);
+// Left to itself a run uses GPUs where any rank has one; gpu_of_rank then says which rank has none.
+bool use_cuda(const TrainOptions& o, const Process& process) {
+  if (o.device != DeviceChoice::automatic) return o.device == DeviceChoice::cuda;
+  return !process.all_agree(cuda_device_count() == 0);
 }
 
 std::unique_ptr<Device> make_device(const TrainOptions& o, const Process& process) {
-  if (!use_cuda(o)) return make_cpu_device();
-  if (process.size() > 1)
-    user_error(
-        "--device cuda: {} ranks, and this version trains on one GPU with one rank only; start one rank, or "
-        "use --device cpu",
-        process.size());
-  return make_cuda_device(process.local_rank());
+  if (!use_cuda(o, process)) return make_cpu_device();
+  return make_cuda_device(gpu_of_rank(process));
 }
 
 std::unique_ptr<Ops> make_ops(const TrainOptions& o, const Recipe& recipe, Device& device,
@@ -115,7 +113,7 @@ class Trainer {
         recipe_(make_recipe(options.precision)),
         device_(make_device(options, process)),
         ops_(make_ops(options, recipe_, *device_, process)),
-        comm_(make_host_comm(process)),
+        comm_(make_comm(process, *device_)),
         config_(load_llama_config(options.model)),
         tensors_(config_, adapter_of(options), extension_multiple(*device_)),
         shards_(options.data, expectation_of(options, config_)),

@@ -63,6 +63,8 @@ struct GpuInfo {
   size_t memory_bytes;
   int compute_major;
   int compute_minor;
+  std::string uuid;    // the same for every process that sees this GPU
+  std::string bus_id;  // PCI, "0000:17:00.0"
 };
 std::vector<GpuInfo> list_gpus();
 // "13.0", or "" in a build without CUDA.

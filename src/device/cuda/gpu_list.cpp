@@ -11,7 +11,12 @@ std::vector<GpuInfo> list_gpus() {
   for (int i = 0; i < count; ++i) {
     cudaDeviceProp properties{};
     if (cudaGetDeviceProperties(&properties, i) != cudaSuccess) continue;
-    gpus.push_back({properties.name, properties.totalGlobalMem, properties.major, properties.minor});
+    std::string uuid;
+    for (char byte : properties.uuid.bytes) uuid += fmt::format("{:02x}", static_cast<unsigned char>(byte));
+    std::string bus = fmt::format("{:04x}:{:02x}:{:02x}.0", properties.pciDomainID, properties.pciBusID,
+                                  properties.pciDeviceID);
+    gpus.push_back(
+        {properties.name, properties.totalGlobalMem, properties.major, properties.minor, uuid, bus});
   }
   return gpus;
 }

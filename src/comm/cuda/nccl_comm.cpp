@@ -1,0 +1,282 @@
+// NCCL behind Comm. Collectives run on a stream of their own: each first waits for an event of the compute
+// stream, and the compute stream waits for an event of theirs only in wait(). One stream and one
+// communicator, so collectives run in the order of the calls, which is the same on all ranks.
+#include <array>
+#include <deque>
+#include <exception>
+#include <thread>
+#include <utility>
+
+#include <mpi.h>
+
+#include "llmft/base/clock.hpp"
+#include "llmft/base/error.hpp"
+#include "llmft/comm/comm.hpp"
+#include "llmft/device/cuda_device.hpp"
+#include "nccl_api.hpp"
+
+namespace llmft {
+namespace {
+
+constexpr double kConnectSeconds = 120;
+
+ncclDataType_t nccl_type(DType type) {
+  return type == DType::f64 ? ncclFloat64 : ncclFloat32;
+}
+
+class Event {
+ public:
+  explicit Event(unsigned flags) { cuda_check(cudaEventCreateWithFlags(&event_, flags)); }
+  ~Event() { cudaEventDestroy(event_); }
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+  cudaEvent_t get() const { return event_; }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
+// Time between pairs of events on the compute stream, read without making the host wait.
+class StallClock {
+ public:
+  explicit StallClock(cudaStream_t stream) : stream_(stream) {}
+
+  void begin() {
+    if (free_.empty()) collect();
+    if (free_.empty()) free_.push_back(std::make_unique<Pair>());
+    under_way_.push_back(std::move(free_.back()));
+    free_.pop_back();
+    cuda_check(cudaEventRecord(under_way_.back()->from.get(), stream_));
+  }
+  void end() {
+    cuda_check(cudaEventRecord(under_way_.back()->to.get(), stream_));
+    ++waits_;
+  }
+  void collect() {
+    while (!under_way_.empty() && cudaEventQuery(under_way_.front()->to.get()) == cudaSuccess) {
+      float milliseconds = 0;
+      cuda_check(
+          cudaEventElapsedTime(&milliseconds, under_way_.front()->from.get(), under_way_.front()->to.get()));
+      seconds_ += static_cast<double>(milliseconds) / 1e3;
+      free_.push_back(std::move(under_way_.front()));
+      under_way_.pop_front();
+    }
+  }
+  double seconds() const { return seconds_; }
+  int64_t waits() const { return waits_; }
+
+ private:
+  struct Pair {
+    Event from{cudaEventDefault}, to{cudaEventDefault};
+  };
+  cudaStream_t stream_;
+  std::deque<std::unique_ptr<Pair>> under_way_;
+  std::deque<std::unique_ptr<Pair>> free_;
+  double seconds_ = 0;
+  int64_t waits_ = 0;
+};
+
+class NcclComm final : public Comm {
+ public:
+  // parent: of a split; its parts share its stream, so that no two communicators' kernels wait for each other
+  // in different orders on different ranks.
+  NcclComm(CudaDevice& device, MPI_Comm ranks, NcclComm* parent)
+      : device_(device),
+        mpi_(ranks),
+        own_stalls_(device.stream()),
+        stalls_(parent != nullptr ? parent->stalls_ : &own_stalls_) {
+    MPI_Comm_rank(mpi_, &rank_);
+    MPI_Comm_size(mpi_, &size_);
+    if (parent != nullptr) {
+      stream_ = parent->stream_;
+    } else {
+      int least = 0, greatest = 0;
+      cuda_check(cudaDeviceGetStreamPriorityRange(&least, &greatest));
+      cuda_check(cudaStreamCreateWithPriority(&own_stream_, cudaStreamNonBlocking, greatest));
+      stream_ = own_stream_;
+    }
+    connect();
+  }
+
+  // A rank that unwinds from an error must not wait for the others, neither in NCCL nor in MPI.
+  ~NcclComm() override {
+    if (std::uncaught_exceptions() > 0) {
+      if (comm_ != nullptr) nccl().CommAbort(comm_);
+      return;
+    }
+    cudaStreamSynchronize(stream_);
+    nccl().CommFinalize(comm_);
+    ncclResult_t state = ncclInProgress;
+    while (nccl().CommGetAsyncError(comm_, &state) == ncclSuccess && state == ncclInProgress)
+      std::this_thread::yield();
+    nccl().CommDestroy(comm_);
+    if (own_stream_ != nullptr) cudaStreamDestroy(own_stream_);
+    MPI_Comm_free(&mpi_);
+  }
+  NcclComm(const NcclComm&) = delete;
+  NcclComm& operator=(const NcclComm&) = delete;
+
+  int rank() const override { return rank_; }
+  int size() const override { return size_; }
+
+  Started start_all_reduce(const Tensor& x) override {
+    check(x.contiguous() && (x.dtype == DType::f32 || x.dtype == DType::f64),
+          "only flat f32 and f64 are reduced");
+    return run([&] {
+      return nccl().AllReduce(x.data, x.data, static_cast<size_t>(x.numel()), nccl_type(x.dtype), ncclSum,
+                              comm_, stream_);
+    });
+  }
+  Started start_all_gather(const Tensor& shard, const Tensor& full) override {
+    check(shard.contiguous() && full.contiguous() && shard.dtype == full.dtype &&
+              shard.numel() * size_ == full.numel(),
+          "all_gather sizes differ");
+    return run(
+        [&] { return nccl().AllGather(shard.data, full.data, shard.bytes(), ncclUint8, comm_, stream_); });
+  }
+  Started start_reduce_scatter(const Tensor& full, const Tensor& shard) override {
+    check(full.contiguous() && shard.contiguous() && full.dtype == DType::f32 && shard.dtype == DType::f32 &&
+              shard.numel() * size_ == full.numel(),
+          "reduce_scatter sizes differ");
+    return run([&] {
+      return nccl().ReduceScatter(full.data, shard.data, static_cast<size_t>(shard.numel()), ncclFloat32,
+                                  ncclSum, comm_, stream_);
+    });
+  }
+  Started start_all_to_all(const Tensor& sent, const Tensor& received) override {
+    check(sent.contiguous() && received.contiguous() && sent.dtype == received.dtype &&
+              sent.numel() == received.numel() && sent.numel() % size_ == 0,
+          "all_to_all sizes differ");
+    size_t piece = sent.bytes() / static_cast<size_t>(size_);
+    return run([&] {
+      const NcclApi& api = nccl();
+      ncclResult_t result = api.GroupStart();
+      for (int r = 0; r < size_; ++r) {
+        size_t at = static_cast<size_t>(r) * piece;
+        auto ok = [&] { return result == ncclSuccess || result == ncclInProgress; };
+        if (ok())
+          result = api.Send(static_cast<std::byte*>(sent.data) + at, piece, ncclUint8, r, comm_, stream_);
+        if (ok())
+          result = api.Recv(static_cast<std::byte*>(received.data) + at, piece, ncclUint8, r, comm_, stream_);
+      }
+      ncclResult_t end = api.GroupEnd();
+      return result == ncclSuccess || result == ncclInProgress ? end : result;
+    });
+  }
+  Started start_broadcast(const Tensor& x, int root) override {
+    check(x.contiguous(), "broadcast of a strided tensor");
+    return run([&] { return nccl().Broadcast(x.data, x.data, x.bytes(), ncclUint8, root, comm_, stream_); });
+  }
+
+  // An event that was used again belongs to a later collective: waiting for that one is waiting for both.
+  void wait(Started collective) override {
+    if (collective.number <= waited_) return;
+    waited_ = collective.number;
+    stalls_->begin();
+    cuda_check(cudaStreamWaitEvent(device_.stream(), done(collective.number)));
+    stalls_->end();
+  }
+
+  void all_reduce_host(std::span<double> values) override {
+    MPI_Allreduce(MPI_IN_PLACE, values.data(), static_cast<int>(values.size()), MPI_DOUBLE, MPI_SUM, mpi_);
+  }
+
+  Exposed exposed() override {
+    stalls_->collect();
+    return {stalls_->seconds(), stalls_->waits()};
+  }
+
+  std::unique_ptr<Comm> split(int colour) override {
+    MPI_Comm part = MPI_COMM_NULL;
+    MPI_Comm_split(mpi_, colour, rank_, &part);
+    return std::make_unique<NcclComm>(device_, part, this);
+  }
+
+ private:
+  // Non-blocking: a rank that never comes is an error with a name here, not a hang.
+  void connect() {
+    ncclUniqueId id{};
+    const NcclApi& api = nccl();
+    if (rank_ == 0) check_result(api.GetUniqueId(&id));
+    MPI_Bcast(&id, sizeof id, MPI_BYTE, 0, mpi_);
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    config.blocking = 0;
+    check_result(api.CommInitRankConfig(&comm_, size_, id, rank_, &config));
+    Stopwatch watch;
+    while (state() == ncclInProgress) {
+      if (watch.seconds() > kConnectSeconds) {
+        api.CommAbort(std::exchange(comm_, nullptr));
+        user_error(
+            "NCCL: rank {} of {} could not connect to the others within {:.0f} s; run with NCCL_DEBUG=INFO "
+            "to see "
+            "which network it tries (NCCL_SOCKET_IFNAME, NCCL_IB_HCA choose one)",
+            rank_, size_, kConnectSeconds);
+      }
+      std::this_thread::yield();
+    }
+  }
+
+  // The communicator's own state; an error there is one of the network or of another rank.
+  ncclResult_t state() {
+    ncclResult_t result = ncclSuccess;
+    check_result(nccl().CommGetAsyncError(comm_, &result));
+    if (result != ncclInProgress) check_result(result);
+    return result;
+  }
+
+  void check_result(ncclResult_t result) {
+    if (result == ncclSuccess || result == ncclInProgress) return;
+    std::string reason = nccl().GetErrorString(result);
+    const char* detail = comm_ == nullptr ? nullptr : nccl().GetLastError(comm_);
+    if (detail != nullptr && *detail != '\0') reason += fmt::format(": {}", detail);
+    if (comm_ != nullptr) nccl().CommAbort(std::exchange(comm_, nullptr));
+    if (result == ncclInvalidArgument || result == ncclInvalidUsage) internal_error("NCCL: " + reason);
+    user_error("NCCL: rank {} of {}: {}; look at this node's GPUs and network, or run with NCCL_DEBUG=INFO",
+               rank_, size_, reason);
+  }
+
+  cudaEvent_t done(uint64_t number) const { return events_[number % kEvents]->get(); }
+
+  template <class Call>
+  Started run(Call&& call) {
+    check(comm_ != nullptr, "a collective after NCCL has failed");
+    cuda_check(cudaEventRecord(ready_.get(), device_.stream()));
+    cuda_check(cudaStreamWaitEvent(stream_, ready_.get()));
+    check_result(call());
+    while (state() == ncclInProgress) std::this_thread::yield();
+    uint64_t number = ++started_;
+    auto& event = events_[number % kEvents];
+    if (!event) event = std::make_unique<Event>(cudaEventDisableTiming);
+    cuda_check(cudaEventRecord(event->get(), stream_));
+    return {number};
+  }
+
+  static constexpr size_t kEvents = 64;
+  CudaDevice& device_;
+  MPI_Comm mpi_;
+  int rank_ = 0;
+  int size_ = 1;
+  ncclComm_t comm_ = nullptr;
+  cudaStream_t own_stream_ = nullptr;
+  cudaStream_t stream_ = nullptr;
+  Event ready_{cudaEventDisableTiming};
+  std::array<std::unique_ptr<Event>, kEvents> events_;
+  uint64_t started_ = 0;
+  uint64_t waited_ = 0;
+  StallClock own_stalls_;
+  StallClock* stalls_;
+};
+
+}  // namespace
+
+std::unique_ptr<Comm> make_comm(const Process& process, Device& device) {
+  if (process.size() == 1) return make_self_comm(device);
+  if (device.kind() == DeviceKind::cpu) return make_host_comm(process);
+  auto* cuda = dynamic_cast<CudaDevice*>(&device);
+  check(cuda != nullptr, "a GPU of another kind");
+  MPI_Comm ranks = MPI_COMM_NULL;
+  MPI_Comm_dup(MPI_COMM_WORLD, &ranks);
+  return std::make_unique<NcclComm>(*cuda, ranks, nullptr);
+}
+
+}  // namespace llmft
