@@ -3,10 +3,17 @@
 
 #include <filesystem>
 #include <memory>
+#include <utility>
 
+#include "llmft/ops/decode_ops.hpp"
 #include "llmft/ops/ops.hpp"
 
 namespace llmft {
+
+// What --device says; automatic: a GPU where there is one.
+enum class DeviceChoice { automatic, cpu, cuda };
+inline constexpr std::pair<const char*, DeviceChoice> kDeviceNames[] = {
+    {"auto", DeviceChoice::automatic}, {"cpu", DeviceChoice::cpu}, {"cuda", DeviceChoice::cuda}};
 
 // GPUs that this process can use, 0 without a driver or in a build without CUDA.
 int cuda_device_count();
@@ -30,5 +37,8 @@ struct GemmTuning {
 // differently.
 std::unique_ptr<Ops> make_cuda_ops(Device& device, MatmulMode mode, AttentionOrder order,
                                    const GemmTuning& tuning = {});
+
+// For the device and beside the Ops of make_cuda_ops.
+std::unique_ptr<DecodeOps> make_cuda_decode_ops(Device& device);
 
 }  // namespace llmft

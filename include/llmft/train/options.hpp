@@ -6,16 +6,13 @@
 #include <vector>
 
 #include "llmft/config/options.hpp"
+#include "llmft/ops/backend.hpp"
 #include "llmft/optim/adamw.hpp"
 #include "llmft/optim/schedule.hpp"
 #include "llmft/parallel/strategy.hpp"
 #include "llmft/precision/recipe.hpp"
 
 namespace llmft {
-
-enum class DeviceChoice { automatic, cpu, cuda };
-inline constexpr std::pair<const char*, DeviceChoice> kDeviceNames[] = {
-    {"auto", DeviceChoice::automatic}, {"cpu", DeviceChoice::cpu}, {"cuda", DeviceChoice::cuda}};
 
 struct TrainOptions {
   std::string model;

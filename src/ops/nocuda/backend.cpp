@@ -16,4 +16,8 @@ std::unique_ptr<Ops> make_cuda_ops(Device&, MatmulMode, AttentionOrder, const Ge
   internal_error("CUDA ops in a build without CUDA");
 }
 
+std::unique_ptr<DecodeOps> make_cuda_decode_ops(Device&) {
+  internal_error("CUDA ops in a build without CUDA");
+}
+
 }  // namespace llmft

@@ -1,0 +1,93 @@
+#include "llmft/generate/loaded_model.hpp"
+
+#include <algorithm>
+#include <thread>
+
+#include <nlohmann/json.hpp>
+#include <sched.h>
+
+#include "llmft/base/error.hpp"
+#include "llmft/base/file.hpp"
+#include "llmft/model/model_folder.hpp"
+#include "llmft/parallel/strategy.hpp"
+
+namespace llmft {
+namespace fs = std::filesystem;
+namespace {
+
+bool wants_cuda(DeviceChoice choice) {
+  return choice == DeviceChoice::cuda || (choice == DeviceChoice::automatic && cuda_device_count() > 0);
+}
+
+int usable_cores() {
+  cpu_set_t mask;
+  if (sched_getaffinity(0, sizeof mask, &mask) == 0) return std::max(1, CPU_COUNT(&mask));
+  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+}
+
+// A rank without targets: frozen weights and nothing trained.
+AdapterSpec adapter_of(const ModelSource& source) {
+  if (source.adapter.empty()) return {.rank = 1};
+  if (!fs::exists(source.adapter / "adapter_config.json"))
+    user_error(
+        "{}: no adapter_config.json in it; give the adapter folder that 'llmft train' wrote "
+        "(<output>/adapter) or "
+        "one of PEFT's",
+        source.adapter.string());
+  return read_adapter_config(source.adapter);
+}
+
+GemmTuning tuning() {
+  GemmTuning result;
+  const char* cache = std::getenv("XDG_CACHE_HOME");
+  const char* home = std::getenv("HOME");
+  if (cache != nullptr)
+    result.file = fs::path(cache) / "llmft/gemm_choices";
+  else if (home != nullptr)
+    result.file = fs::path(home) / ".cache/llmft/gemm_choices";
+  return result;
+}
+
+std::vector<int32_t> read_end_tokens(const fs::path& model, const LlamaConfig& config) {
+  std::vector<int64_t> ids = config.eos_token_ids;
+  fs::path path = model / "generation_config.json";
+  if (fs::exists(path)) {
+    try {
+      auto json = nlohmann::json::parse(read_file(path));
+      if (json.contains("eos_token_id")) {
+        const auto& eos = json["eos_token_id"];
+        if (eos.is_array())
+          for (const auto& id : eos) ids.push_back(id.get<int64_t>());
+        else if (!eos.is_null())
+          ids.push_back(eos.get<int64_t>());
+      }
+    } catch (const nlohmann::json::exception& e) {
+      user_error("{}: cannot be read ({}); download it again or delete it", path.string(), e.what());
+    }
+  }
+  std::sort(ids.begin(), ids.end());
+  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+  return {ids.begin(), ids.end()};
+}
+
+}  // namespace
+
+LoadedModel::LoadedModel(const ModelSource& source)
+    : cuda_(wants_cuda(source.device)),
+      has_adapter_(!source.adapter.empty()),
+      recipe_(make_recipe(source.precision.value_or(cuda_ ? Precision::bf16 : Precision::fp32))),
+      config_(load_llama_config(source.model)),
+      tensors_(std::make_unique<LlamaTensors>(config_, adapter_of(source), cuda_ ? 64 : 1)),
+      end_tokens_(read_end_tokens(source.model, config_)) {
+  device_ = cuda_ ? make_cuda_device(source.gpu) : make_cpu_device();
+  int threads = source.threads > 0 ? source.threads : usable_cores();
+  ops_ = cuda_ ? make_cuda_ops(*device_, recipe_.matmul, AttentionOrder::fast, tuning())
+               : make_cpu_ops(*device_, recipe_.matmul, threads);
+  decode_ = cuda_ ? make_cuda_decode_ops(*device_) : make_cpu_decode_ops(*device_, threads);
+  comm_ = make_self_comm();
+  store_ = make_param_store(Strategy::none, {*tensors_, recipe_, *ops_, *comm_, Reduction::fast});
+  load_model(source.model, *tensors_, recipe_, 0, *store_);
+  if (has_adapter_) load_adapter(source.adapter, *tensors_, *store_);
+}
+
+}  // namespace llmft

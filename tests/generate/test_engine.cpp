@@ -1,0 +1,330 @@
+#include <cmath>
+#include <map>
+
+#include <doctest/doctest.h>
+#include <nlohmann/json.hpp>
+
+#include "llmft/base/error.hpp"
+#include "llmft/base/file.hpp"
+#include "llmft/base/rng.hpp"
+#include "llmft/base/text.hpp"
+#include "llmft/generate/inference_model.hpp"
+#include "llmft/generate/make_engine.hpp"
+#include "train/fixture.hpp"
+
+using namespace llmft;
+namespace fs = std::filesystem;
+
+namespace {
+
+const fs::path kTiny = fs::path(LLMFT_SOURCE_DIR) / "inputs/tiny/model";
+
+struct Answer {
+  std::vector<int32_t> tokens;
+  std::string text;
+  FinishReason finish = FinishReason::running;
+  bool operator==(const Answer&) const = default;
+};
+
+std::map<uint64_t, Answer> run(Engine& engine) {
+  std::map<uint64_t, Answer> out;
+  for (int steps = 0; !engine.idle(); ++steps) {
+    REQUIRE(steps < 100000);
+    for (const GenerationEvent& e : engine.step()) {
+      Answer& a = out[e.request];
+      CHECK(a.finish == FinishReason::running);  // nothing comes after the end
+      a.tokens.insert(a.tokens.end(), e.tokens.begin(), e.tokens.end());
+      a.text += e.text;
+      a.finish = e.finish;
+    }
+  }
+  return out;
+}
+
+const Tokenizer& tokenizer() {
+  static auto made = load_tokenizer(kTiny);
+  return *made;
+}
+
+EngineOptions tiny(int64_t sequences, int64_t prefill = 0) {
+  return {.source = {.model = kTiny, .device = DeviceChoice::cpu, .threads = 1},
+          .max_context = 512,
+          .max_sequences = sequences,
+          .prefill_tokens = prefill};
+}
+
+std::vector<int32_t> random_tokens(size_t n, uint64_t stream) {
+  CounterRng rng(7, stream);
+  std::vector<int32_t> out(n);
+  for (size_t i = 0; i < n; ++i) out[i] = static_cast<int32_t>(rng.below(i, 1700));
+  return out;
+}
+
+SamplingParams greedy(int64_t tokens) {
+  return {.temperature = 0, .max_tokens = tokens};
+}
+
+template <class F>
+std::string refusal(F&& f) {
+  try {
+    f();
+  } catch (const UserError& e) {
+    return e.what();
+  }
+  return "";
+}
+
+}  // namespace
+
+TEST_CASE("greedy answers equal transformers' for 100 prompts, alone and many at once") {
+  auto cases = nlohmann::json::parse(read_file(kGolden / "generate/greedy.json"));
+  REQUIRE(cases.size() == 100);
+  struct Setting {
+    int64_t sequences, prefill;
+  };
+  for (Setting setting : {Setting{1, 0}, Setting{16, 0}, Setting{7, 19}}) {
+    auto engine = make_engine(tiny(setting.sequences, setting.prefill), tokenizer());
+    std::map<uint64_t, size_t> of;
+    for (size_t i = 0; i < cases.size(); ++i) {
+      SamplingParams sampling = greedy(32);
+      sampling.repetition_penalty = cases[i]["penalty"];
+      of[engine->submit({.prompt = cases[i]["prompt"], .sampling = sampling})] = i;
+    }
+    auto answers = run(*engine);
+    CHECK(answers.size() == cases.size());
+    for (auto& [id, answer] : answers) {
+      const auto& expected = cases[of.at(id)];
+      CAPTURE(of.at(id));
+      CHECK(answer.tokens == expected["answer"].get<std::vector<int32_t>>());
+      CHECK(answer.text == expected["text"].get<std::string>());
+      CHECK(name_of(answer.finish) == expected["finish"].get<std::string>());
+    }
+    EngineStats stats = engine->stats();
+    CHECK(stats.running == 0);
+    CHECK(stats.waiting == 0);
+    CHECK(stats.cached_tokens > 0);  // many share their system prompt
+    CHECK(stats.generated_tokens > 0);
+  }
+}
+
+// Base and adapter rows, by cache and without, piece by piece: all the same numbers as the training
+// forward's.
+TEST_CASE("logits equal the training forward's, base and adapter in one batch") {
+  for (const char* name : {"parity_tied", "parity_untied"})
+    for (const char* lora : {"lora_qvo", "lora_all_rs"})
+      for (Precision precision : {Precision::fp32, Precision::bf16}) {
+        fs::path folder = kGolden / name / "model", adapter = kGolden / name / lora / "adapter";
+        LoadedModel loaded({.model = folder,
+                            .adapter = adapter,
+                            .device = DeviceChoice::cpu,
+                            .precision = precision,
+                            .threads = 1});
+        Model adapted(folder, read_adapter_config(adapter), adapter, precision);
+        Model base(folder, {.rank = 1}, {}, precision);
+        constexpr int64_t kLength = 21;
+        InferenceModel model(
+            loaded.tensors(), loaded.recipe(), loaded.ops(), loaded.decode(), loaded.store(),
+            {.max_rows = 2 * kLength, .logits_rows = 2 * kLength, .slots = 3, .context = 40});
+        auto vocabulary = loaded.config().vocab_size;
+        std::vector<int32_t> tokens(kLength), rows(kLength);
+        CounterRng rng(3, 1);
+        for (int64_t i = 0; i < kLength; ++i) {
+          tokens[static_cast<size_t>(i)] =
+              static_cast<int32_t>(rng.below(static_cast<uint64_t>(i), static_cast<uint64_t>(vocabulary)));
+          rows[static_cast<size_t>(i)] = static_cast<int32_t>(i);
+        }
+        Documents documents;
+        documents.add(tokens, 1);
+        std::vector<float> wanted[2];
+        for (int a = 0; a < 2; ++a) {
+          wanted[a].resize(static_cast<size_t>(kLength * vocabulary));
+          (a == 0 ? base : adapted)
+              .llama->logits(documents.view(), rows, matrix_view(wanted[a].data(), kLength, vocabulary));
+        }
+        double spread = 0, apart = 0;
+        for (size_t i = 0; i < wanted[0].size(); ++i) {
+          spread = std::max<double>(spread, std::abs(wanted[0][i]));
+          apart = std::max<double>(apart, std::abs(wanted[0][i] - wanted[1][i]));
+        }
+        double tolerance = spread * (precision == Precision::fp32 ? 2e-5 : 0.04);
+        CHECK(apart > tolerance);  // the adapter shows
+
+        // positions [from, to) of both sequences; how: packed from position 0, or through the cache
+        auto compare = [&](int64_t from, int64_t to, bool packed, bool mixed) {
+          std::vector<int32_t> t, p, s, a, cu{0};
+          for (int sequence = 0; sequence < 2; ++sequence) {
+            for (int64_t i = from; i < to; ++i) {
+              t.push_back(tokens[static_cast<size_t>(i)]);
+              p.push_back(static_cast<int32_t>(i));
+              s.push_back(2 - sequence);
+              a.push_back(mixed ? sequence : 0);
+            }
+            cu.push_back(static_cast<int32_t>(t.size()));
+          }
+          auto list = [](const std::vector<int32_t>& x) {
+            return Indices{x.data(), static_cast<int64_t>(x.size())};
+          };
+          model.forward(
+              {list(t), list(p), list(s), packed ? list(cu) : Indices{}, mixed ? list(a) : Indices{}, to});
+          Tensor logits = model.logits({nullptr, static_cast<int64_t>(t.size())});
+          double worst = 0;
+          for (int64_t r = 0; r < logits.rows; ++r)
+            for (int64_t v = 0; v < vocabulary; ++v)
+              worst = std::max<double>(worst, std::abs(logits.row<float>(r)[v] -
+                                                       wanted[a[static_cast<size_t>(r)]][static_cast<size_t>(
+                                                           p[static_cast<size_t>(r)] * vocabulary + v)]));
+          CHECK(worst <= tolerance);
+        };
+        compare(0, kLength, true, true);
+        compare(0, 5, true, true);
+        compare(5, 13, false, true);
+        for (int64_t i = 13; i < kLength; ++i) compare(i, i + 1, false, true);
+        compare(0, 9, false, false);
+        compare(9, kLength, false, false);
+      }
+}
+
+TEST_CASE("a request's answer does not depend on its neighbours, and its seed decides it") {
+  std::vector<std::vector<int32_t>> prompts;
+  for (size_t i = 0; i < 9; ++i) prompts.push_back(random_tokens(3 + 11 * i, i));
+  SamplingParams sampling{
+      .temperature = 1.5, .top_k = 50, .top_p = 0.95, .min_p = 0.01, .seed = 5, .max_tokens = 20};
+  std::vector<Answer> alone;
+  for (const auto& prompt : prompts) {
+    auto engine = make_engine(tiny(1), tokenizer());
+    engine->submit({.prompt = prompt, .sampling = sampling});
+    alone.push_back(run(*engine).begin()->second);
+    CHECK(alone.back().tokens.size() == 20);
+  }
+  auto engine = make_engine(tiny(4, 16), tokenizer());
+  std::vector<uint64_t> ids;
+  for (const auto& prompt : prompts) ids.push_back(engine->submit({.prompt = prompt, .sampling = sampling}));
+  auto together = run(*engine);
+  for (size_t i = 0; i < prompts.size(); ++i) CHECK(together.at(ids[i]) == alone[i]);
+  sampling.seed = 6;
+  engine->submit({.prompt = prompts[4], .sampling = sampling});
+  CHECK(run(*engine).begin()->second.tokens != alone[4].tokens);
+}
+
+TEST_CASE("requests join while others run; the context bounds prompt and answer") {
+  auto engine = make_engine(tiny(2), tokenizer());
+  CHECK(engine->max_context() == 512);
+  uint64_t first = engine->submit({.prompt = random_tokens(500, 1), .sampling = greedy(100)});
+  std::map<uint64_t, int64_t> counts;
+  auto count = [&](const std::vector<GenerationEvent>& events) {
+    for (const auto& e : events) counts[e.request] += static_cast<int64_t>(e.tokens.size());
+  };
+  count(engine->step());
+  count(engine->step());
+  CHECK(counts[first] == 2);
+  uint64_t second = engine->submit({.prompt = random_tokens(4, 2), .sampling = greedy(3)});
+  uint64_t third = engine->submit({.prompt = random_tokens(4, 3), .sampling = greedy(3)});
+  CHECK(engine->stats().waiting == 2);
+  count(engine->step());
+  CHECK(engine->stats().waiting == 1);
+  CHECK(engine->stats().running == 2);
+  while (!engine->idle()) count(engine->step());
+  CHECK(counts[first] == 12);
+  CHECK(counts[second] == 3);
+  CHECK(counts[third] == 3);
+  CHECK(engine->step().empty());
+}
+
+TEST_CASE("cancelled requests leave, waiting or running, and free their place") {
+  auto engine = make_engine(tiny(1), tokenizer());
+  uint64_t a = engine->submit({.prompt = random_tokens(8, 1), .sampling = greedy(400)});
+  uint64_t b = engine->submit({.prompt = random_tokens(8, 2), .sampling = greedy(400)});
+  uint64_t c = engine->submit({.prompt = random_tokens(8, 3), .sampling = greedy(4)});
+  engine->step();
+  engine->cancel(b);
+  engine->cancel(999);
+  engine->step();
+  engine->cancel(a);
+  auto answers = run(*engine);
+  CHECK(answers.at(a).finish == FinishReason::cancelled);
+  CHECK(answers.at(c).finish == FinishReason::length);
+  CHECK(answers.at(c).tokens.size() == 4);
+  CHECK(engine->stats().running == 0);
+  CHECK(engine->stats().waiting == 0);
+  engine->cancel(c);
+  CHECK(engine->step().empty());
+}
+
+TEST_CASE("a shared beginning is computed once") {
+  auto engine = make_engine(tiny(4), tokenizer());
+  auto prompt = random_tokens(100, 1);
+  std::vector<std::vector<int32_t>> prompts;
+  for (int i = 0; i < 6; ++i) {
+    prompts.push_back(prompt);
+    auto own = random_tokens(10, static_cast<uint64_t>(10 + i));
+    prompts.back().insert(prompts.back().end(), own.begin(), own.end());
+  }
+  std::vector<uint64_t> ids;
+  for (const auto& p : prompts) ids.push_back(engine->submit({.prompt = p, .sampling = greedy(8)}));
+  auto together = run(*engine);
+  CHECK(engine->stats().prompt_tokens == 660);
+  CHECK(engine->stats().cached_tokens >= 500);
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    auto fresh = make_engine(tiny(1), tokenizer());
+    fresh->submit({.prompt = prompts[i], .sampling = greedy(8)});
+    CHECK(run(*fresh).begin()->second == together.at(ids[i]));
+  }
+  // a conversation's next turn goes on where the last one ended
+  auto next = prompts[5];
+  next.insert(next.end(), together.at(ids[5]).tokens.begin(), together.at(ids[5]).tokens.end());
+  next.push_back(17);
+  int64_t before = engine->stats().cached_tokens;
+  engine->submit({.prompt = next, .sampling = greedy(2)});
+  run(*engine);
+  CHECK(engine->stats().cached_tokens - before >= 116);
+}
+
+TEST_CASE("stop strings end the answer and are not part of it") {
+  auto cases = nlohmann::json::parse(read_file(kGolden / "generate/greedy.json"));
+  auto engine = make_engine(tiny(1), tokenizer());
+  int tried = 0;
+  for (const auto& c : cases) {
+    std::string text = c["text"];
+    if (c["penalty"] == 1.0 || text.size() < 40 || text.find("\xef\xbf\xbd") != std::string::npos) continue;
+    // across token borders, starting inside one
+    size_t at = 11;
+    while ((static_cast<unsigned char>(text[at]) & 0xc0) == 0x80) ++at;
+    std::string stop = text.substr(at, 9);
+    if (valid_utf8_prefix(stop) != stop.size()) continue;
+    SamplingParams sampling = greedy(32);
+    sampling.repetition_penalty = c["penalty"];
+    sampling.stop = {"never in it", "", stop};
+    engine->submit({.prompt = c["prompt"], .sampling = sampling});
+    Answer answer = run(*engine).begin()->second;
+    CHECK(answer.text == text.substr(0, text.find(stop)));
+    CHECK(answer.finish == FinishReason::stop);
+    ++tried;
+  }
+  CHECK(tried >= 5);
+}
+
+TEST_CASE("bad requests and limits are refused with a reason") {
+  auto engine = make_engine(tiny(1), tokenizer());
+  auto submit = [&](std::vector<int32_t> prompt, SamplingParams sampling = {},
+                    AnswerWeights weights = AnswerWeights::base) {
+    return refusal([&] { engine->submit({std::move(prompt), sampling, weights}); });
+  };
+  CHECK(submit({}).find("no tokens") != std::string::npos);
+  CHECK(submit(random_tokens(512, 1)).find("511 is the most") != std::string::npos);
+  CHECK(submit({1, 2048}).find("2048") != std::string::npos);
+  CHECK(submit({-1}).find("vocabulary") != std::string::npos);
+  CHECK(submit({1}, {}, AnswerWeights::adapted).find("adapter") != std::string::npos);
+  CHECK(submit({1}, {.temperature = -1}).find("temperature") != std::string::npos);
+  CHECK(submit({1}, {.temperature = std::nan("")}).find("temperature") != std::string::npos);
+  CHECK(submit({1}, {.top_p = 1.5}).find("top_p") != std::string::npos);
+  CHECK(submit({1}, {.top_k = -3}).find("top_k") != std::string::npos);
+  CHECK(submit({1}, {.min_p = 2}).find("min_p") != std::string::npos);
+  CHECK(submit({1}, {.repetition_penalty = 0}).find("repetition_penalty") != std::string::npos);
+  CHECK(submit({1}, {.max_tokens = 0}).find("max_tokens") != std::string::npos);
+  CHECK(engine->idle());
+  EngineOptions none = tiny(0);
+  CHECK(refusal([&] { make_engine(none, tokenizer()); }).find("0 sequences") != std::string::npos);
+  EngineOptions lost = tiny(1);
+  lost.source.adapter = "/no/such/folder";
+  CHECK(refusal([&] { make_engine(lost, tokenizer()); }).find("adapter_config.json") != std::string::npos);
+}
