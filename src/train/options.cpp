@@ -88,6 +88,9 @@ void describe(OptionSet& set, TrainOptions& o) {
   set.add("checkpoint.keep", o.checkpoint_keep, "newest checkpoints kept", {.min = 1});
   set.add("report.timing_warmup", o.timing_warmup, "first steps left out of medians", {.min = 0});
   set.add("report.peak_tflops", o.peak_tflops, "peak of one device, for MFU; 0: unknown", {.min = 0});
+  set.add("report.measure_only", o.measure_only,
+          "write the tables alone: no checkpoints, no adapter or model (for measuring speed and memory)",
+          {.flag = "--measure-only"});
 }
 
 void validate(const TrainOptions& o, int ranks) {

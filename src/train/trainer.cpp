@@ -367,7 +367,7 @@ bool Trainer::validate_and_judge(StepRow* row) {
 }
 
 void Trainer::save() {
-  if (last_checkpoint_ == state_.step) return;
+  if (last_checkpoint_ == state_.step || o_.measure_only) return;
   auto timed = folder_.phase("checkpoint");
   state_.seconds = seconds_before_ + session_.seconds();
   save_checkpoint(o_.output, state_, *store_, *optimizer_, process_, o_.checkpoint_keep);
@@ -377,7 +377,7 @@ void Trainer::save() {
 void Trainer::end_of_run(bool early) {
   save();
   fs::path output = o_.output;
-  {
+  if (!o_.measure_only) {
     auto timed = folder_.phase("export");
     if (tensors_.full_fine_tuning())
       save_model(output / "model", o_.model, tensors_,

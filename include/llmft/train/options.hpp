@@ -60,6 +60,7 @@ struct TrainOptions {
 
   int64_t timing_warmup = 3;
   double peak_tflops = 0;
+  bool measure_only = false;
 };
 
 void describe(OptionSet& set, TrainOptions& options);
