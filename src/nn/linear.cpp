@@ -11,11 +11,11 @@ void Linear::fill_gradient_tail(Ops& ops, const Tensor& dy_ext) const {
 }
 
 void Linear::forward(Ops& ops, const Tensor& x_ext, const Tensor& y, float beta, const Tensor& c) const {
-  ops.matmul(Layout::nt, x_ext, w_.row_range(0, n()), y, 1, beta, c);
+  ops.matmul(Layout::nt, x_ext, forward_weight(), y, 1, beta, c);
 }
 
 void Linear::backward_input(Ops& ops, const Tensor& dy_ext, const Tensor& dx) const {
-  ops.matmul(Layout::nn, dy_ext, w_.col_range(0, k()), dx);
+  ops.matmul(Layout::nn, dy_ext, backward_weight(), dx);
 }
 
 void accumulate_gradients(Ops& ops, const LinearGradients& gradients, const Tensor& x_ext,

@@ -6,8 +6,7 @@ void MlpBlock::forward(Ops& ops, const Weights& w, const Saved& saved, const Scr
                        const Tensor& x_out) const {
   ops.norm(saved.x_mid, w.norm, eps, w.gate_up.a(), scratch.xn, scratch.rstd);
   Tensor gate_up = saved.gate_up.col_range(0, w.gate_up.n());
-  w.gate_up.forward(ops, scratch.xn, gate_up);
-  ops.swiglu(gate_up, scratch.h.col_range(0, w.down.k()));
+  ops.matmul_swiglu(scratch.xn, w.gate_up.forward_weight(), gate_up, scratch.h.col_range(0, w.down.k()));
   w.down.fill_input_tail(ops, scratch.h);
   w.down.forward(ops, scratch.h, x_out, 1, saved.x_mid);
 }
@@ -17,10 +16,9 @@ void MlpBlock::backward(Ops& ops, const Weights& w, const Gradients& g, const Sa
   int64_t c = saved.x_mid.cols;
   Tensor dy_ext = dx.col_range(0, c + w.down.e());
   w.down.fill_gradient_tail(ops, dy_ext);
-  w.down.backward_input(ops, dy_ext, scratch.dh);
-
   Tensor h = g.down.wanted() ? scratch.h.col_range(0, w.down.k()) : Tensor{};
-  ops.swiglu_backward(scratch.dh, saved.gate_up.col_range(0, w.gate_up.n()), h);
+  ops.matmul_swiglu_backward(dy_ext, w.down.backward_weight(), saved.gate_up.col_range(0, w.gate_up.n()),
+                             scratch.dh, h);
   if (g.down.wanted()) {
     w.down.fill_input_tail(ops, scratch.h);
     accumulate_gradients(ops, g.down, scratch.h, dy_ext, w.down.n(), w.down.k());

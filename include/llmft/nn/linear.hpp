@@ -20,6 +20,10 @@ class Linear {
   Tensor a() const { return e_ == 0 ? Tensor{} : w_.row_range(n(), e_).col_range(0, k()); }   // [e, K]
   Tensor sb() const { return e_ == 0 ? Tensor{} : w_.row_range(0, n()).col_range(k(), e_); }  // [N, e]
 
+  // y = x_ext forward_weight^T; dx = dy_ext backward_weight.
+  Tensor forward_weight() const { return w_.row_range(0, n()); }   // [N, K + e]
+  Tensor backward_weight() const { return w_.col_range(0, k()); }  // [N + e, K]
+
   // x_ext columns K.. = x A^T.
   void fill_input_tail(Ops& ops, const Tensor& x_ext) const;
   // dy_ext columns N.. = dy sB.

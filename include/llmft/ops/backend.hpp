@@ -31,6 +31,10 @@ struct GemmTuning {
   Choice choice = Choice::timed;
   int candidates = 8;
   std::filesystem::path file;
+  // Products with SwiGLU by one kernel or by two, where one can do it. measured: whichever was faster when
+  // first met, kept as the choices are (two with Choice::first).
+  enum class Swiglu { measured, fused, pair };
+  Swiglu swiglu = Swiglu::measured;
 };
 
 // A deterministic order takes the first algorithms whatever `tuning` says: two processes may time

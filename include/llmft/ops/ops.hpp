@@ -95,6 +95,20 @@ class Ops {
   // gate_up becomes its own gradient, in place. dh [T, F]. h is rebuilt on the way into h, unless empty.
   virtual void swiglu_backward(const Tensor& dh, const Tensor& gate_up, const Tensor& h) = 0;
 
+  // The linear above and the op in one, where a backend can keep what lies between out of memory; the same
+  // as both one after the other. gate_up = x w^T, h = silu(gate) * up. x [T, K], w [2F, K].
+  virtual void matmul_swiglu(const Tensor& x, const Tensor& w, const Tensor& gate_up, const Tensor& h) {
+    matmul(Layout::nt, x, w, gate_up);
+    swiglu(gate_up, h);
+  }
+  // swiglu_backward of dh = dy w. dy [T, K], w [K, F]; dh [T, F] is scratch: its values afterwards are not
+  // told.
+  virtual void matmul_swiglu_backward(const Tensor& dy, const Tensor& w, const Tensor& gate_up,
+                                      const Tensor& dh, const Tensor& h) {
+    matmul(Layout::nn, dy, w, dh);
+    swiglu_backward(dh, gate_up, h);
+  }
+
   // y[i] = x[rows[i]].
   virtual void gather_rows(const Tensor& x, Indices rows, const Tensor& y) = 0;
   // x = 0 but x[rows[i]] = y[i]; rows are distinct.

@@ -1,12 +1,26 @@
 #include "cuda_ops.hpp"
 
 #include "gemm.hpp"
+#include "tensor_maps.hpp"
 
 namespace llmft {
+namespace {
+
+bool is_hopper(int ordinal) {
+  int major = 0, minor = 0;
+  cuda_check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, ordinal));
+  cuda_check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, ordinal));
+  return major == 9 && minor == 0;
+}
+
+}  // namespace
 
 CudaOps::CudaOps(CudaDevice& device, MatmulMode mode, AttentionOrder order, const GemmTuning& tuning)
     : device_(device),
+      tuning_(tuning),
+      hopper_(is_hopper(device.ordinal())),
       gemm_(std::make_unique<Gemm>(device, mode, tuning)),
+      maps_(std::make_unique<TensorMaps>()),
       attention_(make_attention_engine(device, mode, order)) {}
 
 CudaOps::~CudaOps() = default;

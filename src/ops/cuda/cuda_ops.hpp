@@ -5,6 +5,7 @@
 #pragma once
 
 #include <array>
+#include <functional>
 #include <memory>
 
 #include "attention.hpp"
@@ -14,6 +15,11 @@
 namespace llmft {
 
 class Gemm;
+class TensorMaps;
+namespace cuda {
+struct GemmSwiglu;
+struct BoxShape;
+}  // namespace cuda
 
 class CudaOps final : public Ops {
  public:
@@ -38,6 +44,9 @@ class CudaOps final : public Ops {
                           const Tensor& dq, const Tensor& dk, const Tensor& dv) override;
   void swiglu(const Tensor& gate_up, const Tensor& h) override;
   void swiglu_backward(const Tensor& dh, const Tensor& gate_up, const Tensor& h) override;
+  void matmul_swiglu(const Tensor& x, const Tensor& w, const Tensor& gate_up, const Tensor& h) override;
+  void matmul_swiglu_backward(const Tensor& dy, const Tensor& w, const Tensor& gate_up, const Tensor& dh,
+                              const Tensor& h) override;
   void gather_rows(const Tensor& x, Indices rows, const Tensor& y) override;
   void scatter_rows(const Tensor& y, Indices rows, const Tensor& x) override;
   void cross_entropy(const Tensor& logits, Indices targets, float scale, const Tensor& loss,
@@ -55,8 +64,20 @@ class CudaOps final : public Ops {
   // Sums of squares, or of values, of `chunk` elements each: device partials, then host values.
   void sums_of_chunks(const Tensor& x, int64_t chunk, bool squared, std::span<double> out);
 
+  // One kernel for a product and SwiGLU: whether it can be, and whether it should (GemmTuning). `trial` is
+  // made to point to memory of its own while both are timed, for products that work in place.
+  bool can_fuse(const Tensor& a, const Tensor& w, const Tensor& gate_up, const Tensor& h) const;
+  bool prefers_fused(int layout, const Tensor& a, const Tensor& w, const Tensor& gate_up, const Tensor& h,
+                     const std::function<void()>& fused, const std::function<void()>& pair,
+                     Tensor* trial = nullptr);
+  cuda::GemmSwiglu fused_arguments(const Tensor& a, const Tensor& w, cuda::BoxShape weight_box,
+                                   const Tensor& gate_up, const Tensor& h);
+
   CudaDevice& device_;
+  GemmTuning tuning_;
+  bool hopper_;  // sm_90a's instructions are there
   std::unique_ptr<Gemm> gemm_;
+  std::unique_ptr<TensorMaps> maps_;
   std::unique_ptr<AttentionEngine> attention_;
   Buffer scratch_;
 };

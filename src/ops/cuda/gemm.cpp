@@ -258,6 +258,21 @@ double Gemm::seconds(const GemmArguments& arguments, Problem& problem, const Can
   return timed(static_cast<int>(std::clamp(kEnough / std::max(once, 1e-6), 2.0, 50.0)));
 }
 
+double Gemm::seconds_of(const std::function<void()>& launch) {
+  auto timed = [&](int repeats) {
+    cuda_check(cudaEventRecord(begin_, device_.stream()));
+    for (int i = 0; i < repeats; ++i) launch();
+    cuda_check(cudaEventRecord(end_, device_.stream()));
+    cuda_check(cudaEventSynchronize(end_));
+    float milliseconds = 0;
+    cuda_check(cudaEventElapsedTime(&milliseconds, begin_, end_));
+    return static_cast<double>(milliseconds) * 1e-3 / repeats;
+  };
+  timed(2);  // loads kernels, makes choices
+  constexpr double kEnough = 5e-3;  // seconds of trials
+  return timed(static_cast<int>(std::clamp(kEnough / std::max(timed(1), 1e-6), 3.0, 50.0)));
+}
+
 cublasStatus_t Gemm::launch(const GemmArguments& g, Problem& problem, const cublasLtMatmulAlgo_t& algorithm) {
   return cublasLtMatmul(handle_, &problem.operation, &g.alpha, g.b.data, &problem.a, g.a.data, &problem.b,
                         &g.beta, g.c.data, &problem.c, g.d.data, &problem.d, &algorithm, workspace_.data(),

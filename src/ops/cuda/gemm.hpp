@@ -5,6 +5,7 @@
 // for one algorithm, and every element is one f32 sum rounded once.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <vector>
@@ -32,6 +33,12 @@ class Gemm {
   // Shapes and dtypes are checked, no dimension is 0.
   void run(const GemmArguments& arguments);
 
+  // For products that are made of others: whether trials may run now, seconds of one run of what is launched
+  // on the device's stream, and where choices are kept.
+  bool may_time() const;
+  double seconds_of(const std::function<void()>& launch);
+  GemmChoices& choices() { return *choices_; }
+
  private:
   struct Problem;
   struct Candidate {
@@ -42,7 +49,6 @@ class Gemm {
   cublasLtMatmulAlgo_t choose(const GemmArguments& arguments, Problem& problem, const GemmKey& exact);
   std::vector<Candidate> ranking(Problem& ranked, Problem& runnable) const;
   bool can_run(Problem& problem, const cublasLtMatmulAlgo_t& algorithm) const;
-  bool may_time() const;
   size_t fastest(const GemmArguments& arguments, Problem& problem, const std::vector<Candidate>& candidates);
   // Seconds of one product; infinity where it cannot run.
   double seconds(const GemmArguments& arguments, Problem& problem, const Candidate& candidate);

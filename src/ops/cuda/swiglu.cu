@@ -1,16 +1,9 @@
 // gate and up lie in one row, [gate | up]; the backward overwrites both after having read them.
+#include "swiglu_math.cuh"
 #include "vector.cuh"
 
 namespace llmft::cuda {
 namespace {
-
-template <class S>
-__device__ float sigmoid(float x) {
-  if constexpr (std::is_same_v<S, float>)
-    return 1.0f / (1.0f + expf(-x));
-  else
-    return __fdividef(1.0f, 1.0f + __expf(-x));
-}
 
 template <class S, int N>
 __global__ void swiglu_kernel(const S* __restrict__ gate_up, int64_t gate_up_ld, S* __restrict__ h,
@@ -22,12 +15,11 @@ __global__ void swiglu_kernel(const S* __restrict__ gate_up, int64_t gate_up_ld,
     load_floats<S, N>(gate_row + c, gate);
     load_floats<S, N>(gate_row + width + c, up);
 #pragma unroll
-    for (int i = 0; i < N; ++i) gate[i] = gate[i] * sigmoid<S>(gate[i]) * up[i];
+    for (int i = 0; i < N; ++i) gate[i] = swiglu_of<S>(gate[i], up[i]);
     store_floats<S, N>(h + c, gate);
   }
 }
 
-// silu'(g) = s (1 + g (1 - s)), s = sigmoid(g).
 template <class S, int N>
 __global__ void swiglu_backward_kernel(const S* __restrict__ dh, int64_t dh_ld, S* __restrict__ gate_up,
                                        int64_t gate_up_ld, S* __restrict__ h, int64_t h_ld, int64_t width) {
@@ -40,10 +32,10 @@ __global__ void swiglu_backward_kernel(const S* __restrict__ dh, int64_t dh_ld, 
     load_floats<S, N>(gate_row + width + c, up);
 #pragma unroll
     for (int i = 0; i < N; ++i) {
-      float g = gate[i], u = up[i], s = sigmoid<S>(g);
-      out[i] = g * s * u;
-      gate[i] = d[i] * u * (s * (1.0f + g * (1.0f - s)));
-      up[i] = d[i] * (g * s);
+      SwigluGradient gradient = swiglu_gradient<S>(d[i], gate[i], up[i]);
+      out[i] = gradient.h;
+      gate[i] = gradient.gate;
+      up[i] = gradient.up;
     }
     store_floats<S, N>(gate_row + c, gate);
     store_floats<S, N>(gate_row + width + c, up);
