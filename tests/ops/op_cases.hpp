@@ -262,6 +262,38 @@ inline void test_swiglu(OpTest& t) {
   for (auto [tokens, width] : {std::array{0, 8}, {1, 1}, {37, 67}, {8, 128}}) check_swiglu(t, tokens, width);
 }
 
+// dh is rounded on its way, so gradients carry two roundings.
+inline void check_matmul_swiglu(OpTest& t, int64_t tokens, int64_t width, int64_t inner) {
+  INFO(fmt::format("T {} F {} K {}", tokens, width, inner));
+  double scale = 2 / std::sqrt(static_cast<double>(std::max<int64_t>(inner, 1)));
+  Matrix x = t.normal(tokens, inner), w = t.normal(2 * width, inner, scale);
+  Tensor gate_up = t.output(tokens, 2 * width), h = t.output(tokens, width);
+  t.ops.matmul_swiglu(t.input(x), t.input(w), gate_up, h);
+  OpTest::Allow sums{
+      .slack = t.matmul_slack,
+      .terms = norm_of(oracle::matmul(Layout::nt, x.map(squared), w.map(squared)).map([](double v) {
+        return std::sqrt(v);
+      }))};
+  t.expect("gate_up", gate_up, oracle::matmul(Layout::nt, x, w), sums);
+  t.expect("h", h, oracle::swiglu(t.read(gate_up)));
+
+  Matrix before = t.normal(tokens, 2 * width, 2), down = t.normal(inner, width, scale);
+  Matrix dh = oracle::matmul(Layout::nn, x, down), want = oracle::swiglu_backward(dh, before);
+  Tensor rebuilt = t.output(tokens, width);
+  for (const Tensor& h_wanted : {rebuilt, Tensor{}}) {
+    Tensor gradient = t.in_place(before), scratch = t.in_place(Matrix(tokens, width));
+    t.ops.matmul_swiglu_backward(t.input(x), t.input(down), gradient, scratch, h_wanted);
+    t.expect("gradient", gradient, want,
+             {.roundings = 2, .slack = 10 * t.matmul_slack + 2 * t.f32_slack, .terms = norm_of(want)});
+  }
+  t.expect("rebuilt h", rebuilt, oracle::swiglu(before));
+}
+
+inline void test_matmul_swiglu(OpTest& t) {
+  for (auto [tokens, width, inner] : {std::array{0, 8, 8}, {1, 1, 1}, {37, 67, 19}, {5, 128, 64}})
+    check_matmul_swiglu(t, tokens, width, inner);
+}
+
 inline void check_gather_scatter(OpTest& t, int64_t width) {
   Matrix x = t.normal(50, width);
   for (const std::vector<int32_t>& rows : {std::vector<int32_t>{}, {49}, {3, 0, 49, 17, 18}}) {
@@ -393,6 +425,7 @@ inline const std::vector<OpCase>& op_cases() {
                                             {"attention_backward", test_attention_backward},
                                             {"attention between documents", test_attention_isolation},
                                             {"swiglu, swiglu_backward", test_swiglu},
+                                            {"matmul_swiglu, its backward", test_matmul_swiglu},
                                             {"gather_rows, scatter_rows", test_gather_scatter},
                                             {"cross_entropy", test_cross_entropy},
                                             {"convert", test_convert},

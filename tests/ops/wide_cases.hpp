@@ -42,6 +42,11 @@ inline void wide_swiglu(OpTest& t) {
   check_swiglu(t, 20, 1048);
 }
 
+inline void wide_matmul_swiglu(OpTest& t) {
+  for (auto [tokens, width, inner] : {std::array{130, 128, 72}, {257, 384, 320}, {3, 256, 2112}})
+    check_matmul_swiglu(t, tokens, width, inner);
+}
+
 inline void wide_cross_entropy(OpTest& t) {
   for (auto [rows, classes] :
        {std::array{3, 128256}, {5, 16384}, {3, 20000}, {2, 50264}, {2, 40001}, {1, 200008}, {1, 400008}})
@@ -64,6 +69,7 @@ inline const std::vector<OpCase>& wide_cases() {
                                             {"matmul", wide_matmul},
                                             {"rope", wide_rope},
                                             {"swiglu, swiglu_backward", wide_swiglu},
+                                            {"matmul_swiglu, its backward", wide_matmul_swiglu},
                                             {"cross_entropy", wide_cross_entropy},
                                             {"convert, add, sum, chunk_sum_squares", wide_flat}};
   return cases;

@@ -32,9 +32,11 @@ struct GemmTuning {
   int candidates = 8;
   std::filesystem::path file;
   // Products with SwiGLU by one kernel or by two, where one can do it. measured: whichever was faster when
-  // first met, kept as the choices are (two with Choice::first).
+  // first met, kept as the choices are (two with Choice::first). LLMFT_SWIGLU=measured|fused|pair in the
+  // environment overrides it.
   enum class Swiglu { measured, fused, pair };
-  Swiglu swiglu = Swiglu::measured;
+  Swiglu swiglu = Swiglu::pair;
+  int swiglu_row_group = 8;  // tiles of 256 rows that the blocks at work share
 };
 
 // A deterministic order takes the first algorithms whatever `tuning` says: two processes may time

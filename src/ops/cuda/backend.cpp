@@ -1,8 +1,21 @@
 #include "llmft/ops/backend.hpp"
 
+#include <cstdlib>
+#include <string_view>
+
 #include "cuda_ops.hpp"
 
 namespace llmft {
+namespace {
+
+GemmTuning::Swiglu swiglu_of(std::string_view name) {
+  if (name == "measured") return GemmTuning::Swiglu::measured;
+  if (name == "fused") return GemmTuning::Swiglu::fused;
+  if (name == "pair") return GemmTuning::Swiglu::pair;
+  user_error("LLMFT_SWIGLU={}: not one of measured, fused, pair; unset it", name);
+}
+
+}  // namespace
 
 int cuda_device_count() {
   int count = 0;
@@ -19,6 +32,7 @@ std::unique_ptr<Ops> make_cuda_ops(Device& device, MatmulMode mode, AttentionOrd
   check(cuda != nullptr, "CUDA ops on another device");
   GemmTuning effective = tuning;
   if (order == AttentionOrder::deterministic) effective.choice = GemmTuning::Choice::first;
+  if (const char* wanted = std::getenv("LLMFT_SWIGLU")) effective.swiglu = swiglu_of(wanted);
   return std::make_unique<CudaOps>(*cuda, mode, order, effective);
 }
 

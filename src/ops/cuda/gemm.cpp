@@ -268,7 +268,7 @@ double Gemm::seconds_of(const std::function<void()>& launch) {
     cuda_check(cudaEventElapsedTime(&milliseconds, begin_, end_));
     return static_cast<double>(milliseconds) * 1e-3 / repeats;
   };
-  timed(2);  // loads kernels, makes choices
+  timed(2);                         // loads kernels, makes choices
   constexpr double kEnough = 5e-3;  // seconds of trials
   return timed(static_cast<int>(std::clamp(kEnough / std::max(timed(1), 1e-6), 3.0, 50.0)));
 }

@@ -1,6 +1,6 @@
-// Matrix products on Hopper (compute capability 9.0 alone) that apply SwiGLU, or its backward, to their result
-// before it leaves the registers. Every element is one f32 sum over the inner dimension in ascending order,
-// rounded to 16 bits, and then what the swiglu kernels make of it, bit for bit.
+// Matrix products on Hopper (compute capability 9.0 alone) that apply SwiGLU, or its backward, to their
+// result before it leaves the registers. Every element is one f32 sum over the inner dimension in ascending
+// order, rounded to 16 bits, and then what the swiglu kernels make of it, bit for bit.
 //
 // Operands are read by the copy engine: 16-bit, base and rows on 16 bytes. Any number of rows and any inner
 // size from 1; F is a multiple of 128. Plain types only, as in kernels.hpp.
@@ -29,7 +29,7 @@ struct GemmSwiglu {
   Matrix gate_up;      // [T, 2F]
   Matrix h;            // [T, F]; backward: data null if not wanted
   int multiprocessors;
-  int row_group = 8;  // pairs of row tiles that the blocks at work share
+  int row_group;  // pairs of row tiles that the blocks at work share
 };
 
 // gate_up = x w^T, h = silu(gate) up.

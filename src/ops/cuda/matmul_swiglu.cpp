@@ -19,8 +19,8 @@ constexpr int64_t kLeastRows = 256;
 
 bool CudaOps::can_fuse(const Tensor& a, const Tensor& w, const Tensor& gate_up, const Tensor& h) const {
   int64_t width = gate_up.cols / 2;
-  return hopper_ && gate_up.rows > 0 && width > 0 && width % 128 == 0 && gate_up.numel() != 0 &&
-         can_map(a) && can_map(w) && can_map(gate_up) && (!h || can_map(h));
+  return hopper_ && gate_up.rows > 0 && width > 0 && width % 128 == 0 && gate_up.numel() != 0 && can_map(a) &&
+         can_map(w) && can_map(gate_up) && (!h || can_map(h));
 }
 
 cuda::GemmSwiglu CudaOps::fused_arguments(const Tensor& a, const Tensor& w, cuda::BoxShape weight_box,
@@ -32,6 +32,7 @@ cuda::GemmSwiglu CudaOps::fused_arguments(const Tensor& a, const Tensor& w, cuda
   g.gate_up = matrix_of(gate_up);
   g.h = h ? matrix_of(h) : cuda::Matrix{};
   g.multiprocessors = device_.multiprocessors();
+  g.row_group = tuning_.swiglu_row_group;
   return g;
 }
 
@@ -57,12 +58,12 @@ void CudaOps::matmul_swiglu_backward(const Tensor& dy, const Tensor& w, const Te
   check(gate_up.rows == dy.rows && gate_up.cols == 2 * w.cols && w.rows == dy.cols && dh.rows == dy.rows &&
             dh.cols == w.cols && (!h || (h.rows == dy.rows && h.cols == w.cols)),
         "matmul_swiglu_backward: shapes differ");
-  check(dy.dtype == w.dtype && gate_up.dtype == dy.dtype && dh.dtype == dy.dtype &&
-            (!h || h.dtype == dy.dtype),
-        "matmul_swiglu_backward: dtypes differ");
+  check(
+      dy.dtype == w.dtype && gate_up.dtype == dy.dtype && dh.dtype == dy.dtype && (!h || h.dtype == dy.dtype),
+      "matmul_swiglu_backward: dtypes differ");
   auto fused_on = [&](const Tensor& target) {
-    cuda_check(cuda::gemm_swiglu_backward(
-        device_.stream(), fused_arguments(dy, w, cuda::kSwigluBackwardWeightBox, target, h)));
+    cuda_check(cuda::gemm_swiglu_backward(device_.stream(),
+                                          fused_arguments(dy, w, cuda::kSwigluBackwardWeightBox, target, h)));
   };
   auto pair_on = [&](const Tensor& target) {
     matmul(Layout::nn, dy, w, dh, 1, 0, {});
@@ -71,8 +72,8 @@ void CudaOps::matmul_swiglu_backward(const Tensor& dy, const Tensor& w, const Te
   // Trials overwrite gate and up: they get others for the moment.
   Tensor trial = gate_up;
   bool use = can_fuse(dy, w, gate_up, h) &&
-             prefers_fused(kBackward, dy, w, gate_up, h, [&] { fused_on(trial); }, [&] { pair_on(trial); },
-                           &trial);
+             prefers_fused(
+                 kBackward, dy, w, gate_up, h, [&] { fused_on(trial); }, [&] { pair_on(trial); }, &trial);
   use ? fused_on(gate_up) : pair_on(gate_up);
 }
 
@@ -83,16 +84,23 @@ bool CudaOps::prefers_fused(int layout, const Tensor& a, const Tensor& w, const 
   if (gate_up.rows < kLeastRows) return false;
   constexpr int64_t kRowUnit = 1024;
   GemmKey key{};
-  key = {layout, static_cast<int64_t>(a.dtype), (gate_up.rows + kRowUnit - 1) / kRowUnit * kRowUnit,
-         gate_up.cols, a.cols, a.ld, w.ld, gate_up.ld, h ? h.ld : 0};
+  key = {layout,
+         static_cast<int64_t>(a.dtype),
+         (gate_up.rows + kRowUnit - 1) / kRowUnit * kRowUnit,
+         gate_up.cols,
+         a.cols,
+         a.ld,
+         w.ld,
+         gate_up.ld,
+         h ? h.ld : 0};
   if (auto known = gemm_->choices().find(key)) return known->front() == kFused;
   bool result = false, measured = false;
   if (gemm_->may_time()) {
     size_t bytes = static_cast<size_t>(gate_up.rows * gate_up.ld) * size_of(gate_up.dtype);
     constexpr size_t kReserve = size_t{512} << 20;
     void* spare = nullptr;
-    if (trial == nullptr || (device_.free_memory() >= bytes + kReserve &&
-                             cudaMalloc(&spare, bytes) == cudaSuccess)) {
+    if (trial == nullptr ||
+        (device_.free_memory() >= bytes + kReserve && cudaMalloc(&spare, bytes) == cudaSuccess)) {
       if (spare != nullptr) {
         device_.zero(spare, bytes);
         trial->data = spare;

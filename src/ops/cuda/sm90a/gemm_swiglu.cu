@@ -1,6 +1,6 @@
 // One persistent kernel for both products. Two neighbouring blocks are a cluster and compute two tiles of 128
-// rows below each other, with the same 256 columns of B: each brings half of B for both. In a block one thread
-// feeds stages of 64 of the inner dimension, and two warp groups multiply 64 rows each.
+// rows below each other, with the same 256 columns of B: each brings half of B for both. In a block one
+// thread feeds stages of 64 of the inner dimension, and two warp groups multiply 64 rows each.
 //
 // Forward, the 256 columns are 128 of gate and the same 128 of up, so a thread has both of each element.
 // A stage is free when all 8 multiplying warps of *both* blocks have read it, since the neighbour's half of B
@@ -289,7 +289,8 @@ __device__ inline void touch(float (&sum)[128]) {
 template <class S, Pass kPass>
 __device__ void multiply(const Sizes<S>& sizes, const Shared& shared, int rank, int group) {
   constexpr int kTransposedB = kPass == Pass::backward;
-  constexpr uint32_t kNextWeight = kTransposedB ? 16 * 128 : 32;  // bytes to the next 16 of the inner dimension
+  constexpr uint32_t kNextWeight =
+      kTransposedB ? 16 * 128 : 32;  // bytes to the next 16 of the inner dimension
   int lane = static_cast<int>(threadIdx.x) % kWarp;
   Ring ring;
   float sum[128];
@@ -308,7 +309,7 @@ __device__ void multiply(const Sizes<S>& sizes, const Shared& shared, int rank, 
       barrier_wait(shared.full_at(ring.stage), ring.parity);
       products_begin();
       uint64_t a = operand(shared.input(ring.stage) + static_cast<uint32_t>(group) * (64 * 128));
-      uint64_t b = operand(shared.weight(ring.stage), kWeightBoxBytes);
+      uint64_t b = operand(shared.weight(ring.stage), kTransposedB ? kWeightBoxBytes : 16);
 #pragma unroll
       for (uint32_t k = 0; k < kInner / 16; ++k)
         product_64x256x16<S, kTransposedB>(sum, further(a, 32 * k), further(b, kNextWeight * k),
@@ -372,23 +373,18 @@ cudaError_t launch(cudaStream_t stream, const GemmSwiglu& g) {
   constexpr int kTileCols = kPass == Pass::forward ? kCols / 2 : kCols;
   auto tiles = [](int64_t size, int64_t tile) { return static_cast<int>((size + tile - 1) / tile); };
   int64_t width = g.gate_up.cols / 2;
-  Sizes<S> sizes{static_cast<int>(g.gate_up.rows),
-                 static_cast<int>(width),
-                 tiles(g.inner, kInner),
-                 tiles(g.gate_up.rows, kBlocks * kRows),
-                 tiles(width, kTileCols),
-                 g.row_group,
-                 static_cast<S*>(g.gate_up.data),
-                 g.gate_up.ld,
-                 static_cast<S*>(g.h.data),
-                 g.h.ld};
+  Sizes<S> sizes{static_cast<int>(g.gate_up.rows), static_cast<int>(width),
+                 tiles(g.inner, kInner),           tiles(g.gate_up.rows, kBlocks * kRows),
+                 tiles(width, kTileCols),          g.row_group,
+                 static_cast<S*>(g.gate_up.data),  g.gate_up.ld,
+                 static_cast<S*>(g.h.data),        g.h.ld};
   auto* kernel = gemm_swiglu_kernel<S, kPass>;
   static const cudaError_t prepared =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
   if (prepared != cudaSuccess) return prepared;
   int clusters = std::min(sizes.row_pairs * sizes.col_tiles, std::max(1, g.multiprocessors / kBlocks));
   kernel<<<static_cast<unsigned>(clusters * kBlocks), kThreads, kSharedBytes, stream>>>(g.input, g.weight,
-                                                                                       sizes);
+                                                                                        sizes);
   return cudaGetLastError();
 }
 
