@@ -196,7 +196,8 @@ void cuda_chunk_sum_squares(benchmark::State& state) {
   if (no_gpu(state)) return;
   GpuBench bench(DType::f32);
   Tensor x = bench.matrix(1, state.range(0));
-  std::vector<double> out(static_cast<size_t>((x.numel() + 65535) / 65536));
+  Buffer sums(bench->device(), static_cast<size_t>((x.numel() + 65535) / 65536) * 8, MemoryPart::workspace);
+  Tensor out = sums.view(DType::f64, 1, (x.numel() + 65535) / 65536);
   bench.measure(state, [&] { bench->chunk_sum_squares(x, 65536, out); });
   report_bytes(state, x.bytes());
 }
@@ -208,8 +209,12 @@ void cuda_adamw(benchmark::State& state) {
   Tensor p = bench.matrix(1, size), m = bench.matrix(1, size), v = bench.matrix(1, size);
   Tensor grad = bench.matrix(1, size);
   bench->device().zero(v.data, v.bytes());
-  AdamWParams params{1e-4f, 0.9f, 0.95f, 1e-8f, 0.1f, 0.5f, 0.5f, 1.0f};
-  bench.measure(state, [&] { bench->adamw(params, p, m, v, grad); });
+  AdamWParams params{1e-4f, 0.9f, 0.95f, 1e-8f, 0.1f};
+  Buffer update(bench->device(), sizeof(UpdateState), MemoryPart::workspace);
+  UpdateState ready{.apply = 1, .grad_scale = 1, .correction1 = 0.5, .correction2 = 0.5};
+  bench->device().copy_to_device(update.data(), &ready, sizeof ready);
+  Tensor counters = update.view(DType::f64, 1, kUpdateFields);
+  bench.measure(state, [&] { bench->adamw(params, counters, p, m, v, grad); });
   report_bytes(state, 7 * p.bytes());
 }
 

@@ -183,7 +183,8 @@ void add(benchmark::State& state) {
 void chunk_sum_squares(benchmark::State& state) {
   Bench bench(DType::f32);
   Tensor x = bench.matrix(1, state.range(0));
-  std::vector<double> out(static_cast<size_t>((x.numel() + 4095) / 4096));
+  std::vector<double> sums(static_cast<size_t>((x.numel() + 4095) / 4096));
+  Tensor out = matrix_view(sums.data(), 1, static_cast<int64_t>(sums.size()));
   for (auto _ : state) bench->chunk_sum_squares(x, 4096, out);
   report_bytes(state, x.bytes());
 }
@@ -193,8 +194,10 @@ void adamw(benchmark::State& state) {
   Tensor p = bench.matrix(1, state.range(0)), m = bench.matrix(1, state.range(0));
   Tensor v = bench.matrix(1, state.range(0)), grad = bench.matrix(1, state.range(0));
   bench->device().zero(v.data, v.bytes());
-  AdamWParams params{1e-4f, 0.9f, 0.95f, 1e-8f, 0.1f, 0.5f, 0.5f, 1.0f};
-  for (auto _ : state) bench->adamw(params, p, m, v, grad);
+  AdamWParams params{1e-4f, 0.9f, 0.95f, 1e-8f, 0.1f};
+  UpdateState ready{.apply = 1, .grad_scale = 1, .correction1 = 0.5, .correction2 = 0.5};
+  Tensor counters = matrix_view(reinterpret_cast<double*>(&ready), 1, kUpdateFields);
+  for (auto _ : state) bench->adamw(params, counters, p, m, v, grad);
   report_bytes(state, 7 * p.bytes());
 }
 

@@ -1,6 +1,8 @@
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <new>
 
 #include <sys/sysinfo.h>
 
@@ -9,6 +11,20 @@
 
 namespace llmft {
 namespace {
+
+// Work is done when the call returns.
+class CpuMark final : public Mark {
+ public:
+  void record() override { time_ = Clock::now(); }
+  void wait() override {}
+  double seconds_since(const Mark& earlier) const override {
+    return std::chrono::duration<double>(time_ - dynamic_cast<const CpuMark&>(earlier).time_).count();
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  Clock::time_point time_;
+};
 
 class CpuDevice final : public Device {
  public:
@@ -36,10 +52,17 @@ class CpuDevice final : public Device {
     if (bytes != 0) std::memset(data, 0, bytes);
   }
   void synchronize() override {}
+  std::unique_ptr<Mark> make_mark() override { return std::make_unique<CpuMark>(); }
 
  protected:
   void* allocate_raw(size_t bytes) override { return std::aligned_alloc(256, (bytes + 255) / 256 * 256); }
   void release_raw(void* data) override { std::free(data); }
+  void* allocate_host(size_t bytes) override {
+    void* data = allocate_raw(bytes);
+    if (data == nullptr) throw std::bad_alloc();
+    return data;
+  }
+  void release_host(void* data) override { std::free(data); }
 };
 
 }  // namespace

@@ -61,6 +61,25 @@ Buffer& Buffer::operator=(Buffer&& other) noexcept {
   return *this;
 }
 
+HostBuffer::HostBuffer(Device& device, size_t bytes)
+    : device_(&device), data_(bytes == 0 ? nullptr : device.allocate_host(bytes)), bytes_(bytes) {}
+
+HostBuffer::~HostBuffer() {
+  if (data_ != nullptr) device_->release_host(data_);
+}
+
+HostBuffer::HostBuffer(HostBuffer&& other) noexcept
+    : device_(other.device_),
+      data_(std::exchange(other.data_, nullptr)),
+      bytes_(std::exchange(other.bytes_, 0)) {}
+
+HostBuffer& HostBuffer::operator=(HostBuffer&& other) noexcept {
+  std::swap(device_, other.device_);
+  std::swap(data_, other.data_);
+  std::swap(bytes_, other.bytes_);
+  return *this;
+}
+
 Tensor Buffer::view(DType dtype, int64_t rows, int64_t cols, size_t offset) const {
   check(offset + static_cast<size_t>(rows * cols) * size_of(dtype) <= bytes_, "view larger than its buffer");
   return {static_cast<std::byte*>(data_) + offset, dtype, rows, cols, cols};

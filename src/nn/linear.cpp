@@ -21,7 +21,8 @@ void Linear::backward_input(Ops& ops, const Tensor& dy_ext, const Tensor& dx) co
 void accumulate_gradients(Ops& ops, const LinearGradients& gradients, const Tensor& x_ext,
                           const Tensor& dy_ext, int64_t n, int64_t k) {
   if (gradients.dw)
-    ops.matmul(Layout::tn, dy_ext.col_range(0, n), x_ext.col_range(0, k), gradients.dw, 1, 1, gradients.dw);
+    ops.matmul(Layout::tn, dy_ext.col_range(0, n), x_ext.col_range(0, k), gradients.dw, 1,
+               gradients.dw_fresh ? 0.0f : 1.0f, gradients.dw);
   for (const auto& adapter : gradients.adapters) {
     int64_t rank = adapter.da.rows;
     // the tail of dy_ext already carries s; that of x_ext does not

@@ -22,7 +22,8 @@ class ReplicatedStore final : public ParamStore {
              {},
              {},
              {},
-             {c_.ops, 0}};
+             {c_.ops, 0},
+             GradientState::undefined};
       auto elements = static_cast<size_t>(h.map.padded(c_.comm.size()));
       MemoryPart part = full ? MemoryPart::weights : MemoryPart::adapters;
       h.frozen = Buffer(device, static_cast<size_t>(block.frozen_numel) * size_of(c_.recipe.compute),
@@ -40,6 +41,7 @@ class ReplicatedStore final : public ParamStore {
       }
       device.zero(h.master.data(), h.master.bytes());
       device.zero(h.frozen.data(), h.frozen.bytes());
+      device.zero(h.gradient.data(), h.gradient.bytes());  // the space between tensors stays so
       held_.push_back(std::move(h));
     }
   }
@@ -57,14 +59,18 @@ class ReplicatedStore final : public ParamStore {
 
   void zero_gradients() override {
     for (Held& h : held_) {
-      c_.ops.device().zero(h.gradient.data(), h.gradient.bytes());
+      h.state = GradientState::undefined;
       h.tree.clear();
     }
   }
 
-  void open_gradients(int block) override {
+  GradientState open_gradients(int block) override {
     Held& h = held(block);
-    if (c_.reduction == Reduction::tree) c_.ops.device().zero(h.gradient.data(), h.gradient.bytes());
+    GradientState state = h.state;
+    if (state == GradientState::undefined && !c_.tensors.full_fine_tuning())
+      c_.ops.device().zero(h.gradient.data(), h.gradient.bytes());
+    if (c_.reduction == Reduction::fast) h.state = GradientState::partial;
+    return state;
   }
 
   void gradients_ready(int block) override {
@@ -95,13 +101,19 @@ class ReplicatedStore final : public ParamStore {
   Tensor local_master(int block) override { return trained(block, held(block).master); }
   Tensor local_gradient(int block) override { return trained(block, held(block).gradient); }
 
-  void publish() override {
+  Tensor local_compute(int block) override {
+    const Buffer& compute = held(block).compute;
+    if (compute.bytes() == 0) return {};
+    return flat(compute, c_.recipe.compute).col_range(0, c_.tensors.block(block).trainable_numel);
+  }
+
+  void publish(Stale stale) override {
     for (int b = 0; b < c_.tensors.block_count(); ++b) {
       Held& h = held(b);
       if (h.master.bytes() == 0) continue;
       if (!c_.tensors.full_fine_tuning()) {
         write_adapters(c_.ops, c_.tensors, b, flat(h.frozen, c_.recipe.compute), flat(h.master));
-      } else if (h.compute.bytes() != 0) {
+      } else if (stale == Stale::compute && h.compute.bytes() != 0) {
         c_.ops.convert(flat(h.master), flat(h.compute, c_.recipe.compute));
       }
     }
@@ -131,6 +143,7 @@ class ReplicatedStore final : public ParamStore {
     ShardMap map;
     Buffer frozen, master, compute, gradient, exchange, shard;
     GradientTree tree;
+    GradientState state = GradientState::undefined;
   };
 
   Held& held(int block) { return held_[static_cast<size_t>(block)]; }

@@ -94,11 +94,12 @@ class ShardedStore final : public ParamStore {
     }
   }
 
-  void open_gradients(int block) override {
+  GradientState open_gradients(int block) override {
     Held& h = held(block);
-    if (h.master.bytes() == 0) return;
+    if (h.master.bytes() == 0) return GradientState::undefined;
     h.opened = pool_.take(h.master.bytes() * static_cast<size_t>(c_.comm.size()));
     c_.ops.device().zero(h.opened.data(), h.opened.bytes());
+    return GradientState::undefined;
   }
 
   void gradients_ready(int block) override {
@@ -134,7 +135,15 @@ class ShardedStore final : public ParamStore {
   Tensor local_master(int block) override { return trained(block, held(block).master); }
   Tensor local_gradient(int block) override { return trained(block, held(block).gradient); }
 
-  void publish() override {
+  Tensor local_compute(int block) override {
+    const Buffer& compute = held(block).compute;
+    if (compute.bytes() == 0) return {};
+    ShardRange range = local_range(block);
+    return flat(compute, c_.recipe.compute).col_range(0, range.end - range.begin);
+  }
+
+  void publish(Stale stale) override {
+    if (stale != Stale::compute) return;
     for (Held& h : held_)
       if (h.compute.bytes() != 0) c_.ops.convert(flat(h.master), flat(h.compute, c_.recipe.compute));
   }

@@ -1,7 +1,5 @@
 #include "llmft/precision/recipe.hpp"
 
-#include <algorithm>
-
 namespace llmft {
 
 const char* name_of(Precision precision) {
@@ -25,25 +23,6 @@ Recipe make_recipe(Precision precision) {
   }
   user_error(
       "--precision fp8: not in this version yet; use bf16, which has the same range of use on any GPU");
-}
-
-LossScaler::LossScaler(const Recipe& recipe, double initial_scale, int64_t growth_interval)
-    : enabled_(recipe.loss_scaling), growth_interval_(growth_interval) {
-  state_.scale = enabled_ ? initial_scale : 1;
-}
-
-bool LossScaler::update(bool gradients_finite) {
-  if (!enabled_) return true;  // without scaling a bad gradient is an error of the run, not of the scale
-  if (!gradients_finite) {
-    state_.scale = std::max(state_.scale / 2, 1.0);
-    state_.good_steps = 0;
-    return false;
-  }
-  if (++state_.good_steps == growth_interval_) {
-    state_.scale = std::min(state_.scale * 2, 0x1.0p24);
-    state_.good_steps = 0;
-  }
-  return true;
 }
 
 }  // namespace llmft

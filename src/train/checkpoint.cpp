@@ -73,15 +73,15 @@ std::optional<double> optional_number(const nlohmann::json& value) {
 
 nlohmann::json to_json(const TrainState& s) {
   return {{"step", s.step},
-          {"updates", s.updates},
+          {"updates", s.update.updates},
           {"skipped", s.skipped},
           {"epoch", s.epoch},
           {"pack", s.pack},
           {"samples", s.samples},
           {"tokens", s.tokens},
           {"supervised_tokens", s.supervised_tokens},
-          {"loss_scale", s.scaler.scale},
-          {"loss_scale_good_steps", s.scaler.good_steps},
+          {"loss_scale", s.update.loss_scale},
+          {"loss_scale_good_steps", s.update.good_steps},
           {"planned_steps", s.planned_steps},
           {"first_loss", s.first_loss},
           {"last_loss", s.last_loss},
@@ -97,15 +97,15 @@ nlohmann::json to_json(const TrainState& s) {
 TrainState from_json(const nlohmann::json& j) {
   TrainState s;
   j.at("step").get_to(s.step);
-  j.at("updates").get_to(s.updates);
+  j.at("updates").get_to(s.update.updates);
   j.at("skipped").get_to(s.skipped);
   j.at("epoch").get_to(s.epoch);
   j.at("pack").get_to(s.pack);
   j.at("samples").get_to(s.samples);
   j.at("tokens").get_to(s.tokens);
   j.at("supervised_tokens").get_to(s.supervised_tokens);
-  j.at("loss_scale").get_to(s.scaler.scale);
-  j.at("loss_scale_good_steps").get_to(s.scaler.good_steps);
+  j.at("loss_scale").get_to(s.update.loss_scale);
+  j.at("loss_scale_good_steps").get_to(s.update.good_steps);
   j.at("planned_steps").get_to(s.planned_steps);
   j.at("first_loss").get_to(s.first_loss);
   j.at("last_loss").get_to(s.last_loss);
@@ -251,7 +251,7 @@ std::optional<TrainState> load_checkpoint(const fs::path& run, const std::string
     user_error("{}: cannot go on from it with other settings ({}); give the same ones, or another --output",
                chosen, settings_difference(state.settings, settings));
   read_parts(chosen, document.at("files"), store, optimizer);
-  optimizer.set_updates(state.updates);
+  optimizer.write_state(state.update);
   store.publish();
   return state;
 }

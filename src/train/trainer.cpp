@@ -1,8 +1,10 @@
 #include "llmft/train/trainer.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <thread>
 
 #include <unistd.h>
@@ -104,7 +106,9 @@ int64_t extension_multiple(const Device& device) {
   return device.kind() == DeviceKind::cuda ? 64 : 1;
 }
 
-// One training run on this rank.
+// One training run on this rank. On a GPU the host is one step ahead of it: a step is begun before the one
+// before is looked at, so that the GPU always has work. state_ is of the last step looked at; before anything
+// that uses the parameters, all begun steps are.
 class Trainer {
  public:
   Trainer(const Process& process, const TrainOptions& options, const std::string& config_yaml)
@@ -125,8 +129,18 @@ class Trainer {
       store_ = make_param_store(options.strategy, {tensors_, recipe_, *ops_, *comm_, reduction_of(options)});
       load_model(options.model, tensors_, recipe_, static_cast<uint64_t>(options.seed), *store_);
       if (!options.adapter_init.empty()) load_adapter(options.adapter_init, tensors_, *store_);
-      optimizer_ = std::make_unique<AdamW>(options.adamw, *ops_, *store_, *comm_);
+      optimizer_ = std::make_unique<AdamW>(options.adamw,
+                                           GradientOptions{options.clip, recipe_.loss_scaling,
+                                                           options.loss_scale, options.loss_scale_interval},
+                                           *ops_, *store_, *comm_);
       llama_ = std::make_unique<Llama>(tensors_, recipe_, *ops_, *store_, LlamaLimits{options.pack_tokens});
+    }
+    auto outcome_bytes = (static_cast<size_t>(batches_.micro_steps()) + kUpdateFields) * sizeof(double);
+    outcome_ = Buffer(*device_, outcome_bytes, MemoryPart::workspace);
+    for (Step& step : steps_) {
+      step.outcome = HostBuffer(*device_, outcome_bytes);
+      for (auto* mark : {&step.begin, &step.backward_end, &step.reduce_end, &step.end})
+        *mark = device_->make_mark();
     }
     open_validation();
     plan_steps();
@@ -138,15 +152,18 @@ class Trainer {
   void open_validation();
   void plan_steps();
   std::string settings() const;
-  void one_step();
+  void start_step();
+  void complete_step();
   double validate();
   bool validate_and_judge(StepRow* row);
+  void show(Progress& progress) const;
   void save();
   void end_of_run(bool early);
   std::string last_checkpoint_text() const;
   [[noreturn]] void stop_on_bad_loss(const std::vector<PackPosition>& step, std::span<const double> losses);
 
   bool resume_from_checkpoint();
+  static bool is_due(int64_t every, int64_t step) { return every > 0 && step % every == 0; }
   bool patience_is_over() const { return o_.patience > 0 && state_.bad_validations >= o_.patience; }
 
   const Process& process_;
@@ -168,8 +185,22 @@ class Trainer {
   std::unique_ptr<ShardSet> valid_shards_;
   std::unique_ptr<Loader> valid_loader_;
   Schedule schedule_;
-  LossScaler scaler_{recipe_, o_.loss_scale, o_.loss_scale_interval};
   TrainState state_;
+  // Steps begun and not yet looked at.
+  struct Step {
+    std::vector<PackPosition> packs;
+    PackPosition next;
+    int64_t scored = 0;
+    double lr = 0, data_wait = 0, tokens = 0, samples = 0, flops = 0;
+    std::unique_ptr<Mark> begin, backward_end, reduce_end, end;
+    HostBuffer outcome;  // loss of each micro-batch, UpdateState
+    Stopwatch since_start;
+  };
+  std::array<Step, 2> steps_;
+  Buffer outcome_;
+  int64_t started_ = 0;
+  PackPosition cursor_;  // of the next step to begin
+  Stopwatch since_step_;
   StepRow row_;  // of the step just done
   bool interrupted_ = false;
   int64_t last_checkpoint_ = -1;
@@ -230,102 +261,124 @@ void Trainer::stop_on_bad_loss(const std::vector<PackPosition>& step, std::span<
   internal_error("stop_on_bad_loss without a bad loss");
 }
 
-void Trainer::one_step() {
-  Stopwatch step_time;
-  PackPosition position{state_.epoch, state_.pack};
-  std::vector<PackPosition> step = batches_.take(position);
-  int64_t scored = batches_.loss_tokens(step);
-  if (scored == 0)
+// Gives the device a whole step. Nothing here waits for a GPU: complete_step() reads what came of it.
+void Trainer::start_step() {
+  Step& s = steps_[static_cast<size_t>(started_) % steps_.size()];
+  s.since_start.reset();
+  s.packs = batches_.take(cursor_);
+  s.next = cursor_;
+  s.scored = batches_.loss_tokens(s.packs);
+  if (s.scored == 0)
     user_error("step {}: none of its samples has a supervised token; check how the data was preprocessed",
-               state_.step + 1);
+               started_ + 1);
+  s.data_wait = s.tokens = s.samples = s.flops = 0;
+  s.lr = schedule_.at(started_);
+  auto scale = static_cast<float>(1 / static_cast<double>(s.scored));
+  int64_t micro_steps = batches_.micro_steps();
+  Tensor outcome = outcome_.view(DType::f64, 1, micro_steps + kUpdateFields);
+  s.begin->record();
+  store_->zero_gradients();
+  for (int64_t j = 0; j < micro_steps; ++j) {
+    Stopwatch wait;
+    Pack pack = batches_.pack(s.packs, j, cursor_);
+    s.data_wait += wait.seconds();
+    llama_->forward_backward(view_of(pack), scale, optimizer_->loss_scale(), outcome.col_range(j, 1));
+    s.tokens += static_cast<double>(pack.tokens.size());
+    s.samples += static_cast<double>(pack.rows.size());
+    s.flops += training_flops(tensors_, static_cast<double>(pack.tokens.size()),
+                              static_cast<double>(pack.loss_rows.size()), sum_squared_lengths(pack));
+  }
+  s.backward_end->record();
+  store_->finish_gradients();
+  optimizer_->judge_gradients();
+  s.reduce_end->record();
+  optimizer_->step(s.lr);
+  Tensor state = optimizer_->state();
+  device_->copy(outcome.col_range(micro_steps, kUpdateFields).data, state.data, state.bytes());
+  device_->copy_to_host(s.outcome.data(), outcome.data, outcome.bytes());
+  s.end->record();
+  ++started_;
+}
 
-  double data_wait = 0;
-  double flops = 0;
-  auto packs = static_cast<size_t>(o_.batch_packs);
+// Waits for the oldest step begun and takes it into the books.
+void Trainer::complete_step() {
+  Step& s = steps_[static_cast<size_t>(state_.step) % steps_.size()];
+  s.end->wait();
+  double seconds = std::min(s.since_start.seconds(), since_step_.seconds());
+  since_step_.reset();
+  folder_.add_phase("data_wait", s.data_wait);
+  folder_.add_phase("forward_backward", s.backward_end->seconds_since(*s.begin));
+  folder_.add_phase("reduce", s.reduce_end->seconds_since(*s.backward_end));
+  folder_.add_phase("optimizer", s.end->seconds_since(*s.reduce_end));
+
+  auto packs = static_cast<size_t>(o_.batch_packs), ranks = static_cast<size_t>(process_.size());
+  auto micro_steps = static_cast<size_t>(batches_.micro_steps());
+  const auto* outcome = static_cast<const double*>(s.outcome.data());
+  UpdateState update;
+  std::memcpy(static_cast<void*>(&update), outcome + micro_steps, sizeof update);
+
   enum { kTokens, kSamples, kFlops, kInterrupt, kCounters };
   std::vector<double> shared(packs + kCounters);
-  auto scale = static_cast<float>(scaler_.scale() / static_cast<double>(scored));
-  store_->zero_gradients();
-  for (int64_t j = 0; j < batches_.micro_steps(); ++j) {
-    Stopwatch wait;
-    Pack pack = batches_.pack(step, j, position);
-    data_wait += wait.seconds();
-    folder_.add_phase("data_wait", wait.seconds());
-    auto timed = folder_.phase("forward_backward");
-    shared[static_cast<size_t>(j * process_.size() + process_.rank())] =
-        llama_->forward_backward(view_of(pack), scale);
-    shared[packs + kTokens] += static_cast<double>(pack.tokens.size());
-    shared[packs + kSamples] += static_cast<double>(pack.rows.size());
-    flops += training_flops(tensors_, static_cast<double>(pack.tokens.size()),
-                            static_cast<double>(pack.loss_rows.size()), sum_squared_lengths(pack));
-  }
-  shared[packs + kFlops] = flops;
+  for (size_t j = 0; j < micro_steps; ++j)
+    shared[j * ranks + static_cast<size_t>(process_.rank())] = outcome[j];
+  shared[packs + kTokens] = s.tokens;
+  shared[packs + kSamples] = s.samples;
+  shared[packs + kFlops] = s.flops;
   shared[packs + kInterrupt] = InterruptWatch::requested() ? 1 : 0;
-  double norm = 0;
-  {
-    auto timed = folder_.phase("reduce");
-    // each loss is set on one rank and zero on the others, so the sum is exact and its order fixed
-    process_.all_reduce_sum(std::span(shared));
-    store_->finish_gradients();
-    norm = optimizer_->gradient_norm() / scaler_.scale();
-  }
+  // each loss is set on one rank and zero on the others, so the sum is exact and its order fixed
+  process_.all_reduce_sum(std::span(shared));
+
   double loss = 0;
   for (size_t i = 0; i < packs; ++i) loss += shared[i];
-  loss /= static_cast<double>(scored);
-  if (!std::isfinite(loss)) stop_on_bad_loss(step, std::span(shared).first(packs));
-  interrupted_ = shared[packs + kInterrupt] > 0;
+  loss /= static_cast<double>(s.scored);
+  if (!std::isfinite(loss)) stop_on_bad_loss(s.packs, std::span(shared).first(packs));
+  interrupted_ = interrupted_ || shared[packs + kInterrupt] > 0;
 
-  bool finite = std::isfinite(norm);
-  double scale_used = scaler_.scale();
-  if (!finite && scale_used <= 1)  // no loss scale, or one that cannot be lowered
+  bool applied = update.apply != 0;
+  double scale_used = state_.update.loss_scale;
+  if (!applied && scale_used <= 1)  // no loss scale, or one that cannot be lowered
     user_error(
         "step {}: the gradient norm is {} (the loss, {}, is finite); lower train.lr or use --precision {}; "
         "{}",
-        state_.step + 1, number(norm), number(loss), recipe_.loss_scaling ? "bf16" : "fp32",
+        state_.step + 1, number(update.norm), number(loss), recipe_.loss_scaling ? "bf16" : "fp32",
         last_checkpoint_text());
-  bool apply = scaler_.update(finite);
-  double lr = schedule_.at(state_.step);
-  if (apply) {
-    auto timed = folder_.phase("optimizer");
-    optimizer_->step(lr, clip_factor(norm, o_.clip) / scale_used);
-  } else {
+  if (!applied) {
     log::info("step {}: gradient overflow, update skipped, loss scale {} -> {}", state_.step + 1,
-              number(scale_used), number(scaler_.scale()));
+              number(scale_used), number(update.loss_scale));
     ++state_.skipped;
   }
 
-  double seconds = step_time.seconds();
   if (state_.step == 0) state_.first_loss = loss;
   state_.last_loss = loss;
   ++state_.step;
-  state_.updates = optimizer_->updates();
-  state_.epoch = position.epoch;
-  state_.pack = position.index;
-  state_.scaler = scaler_.state();
+  state_.update = update;
+  state_.epoch = s.next.epoch;
+  state_.pack = s.next.index;
   auto tokens = static_cast<int64_t>(shared[packs + kTokens]);
+  auto samples = static_cast<int64_t>(shared[packs + kSamples]);
   state_.tokens += tokens;
-  state_.supervised_tokens += scored;
-  state_.samples += static_cast<int64_t>(shared[packs + kSamples]);
+  state_.supervised_tokens += s.scored;
+  state_.samples += samples;
 
   row_ = {};
   row_.step = state_.step;
-  row_.epoch = static_cast<double>(step.back().epoch) +
-               static_cast<double>(step.back().index + 1) /
-                   static_cast<double>(loader_.packs_in_epoch(step.back().epoch));
+  row_.epoch = static_cast<double>(s.packs.back().epoch) +
+               static_cast<double>(s.packs.back().index + 1) /
+                   static_cast<double>(loader_.packs_in_epoch(s.packs.back().epoch));
   row_.loss = loss;
-  row_.lr = lr;
-  row_.grad_norm = norm;
+  row_.lr = s.lr;
+  row_.grad_norm = update.norm;
   row_.tokens = tokens;
-  row_.supervised_tokens = scored;
+  row_.supervised_tokens = s.scored;
   row_.tokens_per_s = static_cast<double>(tokens) / seconds;
-  row_.supervised_tokens_per_s = static_cast<double>(scored) / seconds;
+  row_.supervised_tokens_per_s = static_cast<double>(s.scored) / seconds;
   row_.step_time_s = seconds;
-  row_.data_wait_s = data_wait;
+  row_.data_wait_s = s.data_wait;
   if (recipe_.loss_scaling) row_.loss_scale = scale_used;
-  row_.skipped = !apply;
+  row_.skipped = !applied;
   if (o_.peak_tflops > 0)
     row_.mfu = shared[packs + kFlops] / seconds / (o_.peak_tflops * 1e12 * process_.size());
-  folder_.count_step(row_, static_cast<int64_t>(shared[packs + kSamples]));
+  folder_.count_step(row_, samples);
 }
 
 double Trainer::validate() {
@@ -402,7 +455,6 @@ bool Trainer::resume_from_checkpoint() {
     return false;
   }
   state_ = *found;
-  scaler_.restore(state_.scaler);
   last_checkpoint_ = state_.step;
   seconds_before_ = state_.seconds;
   log::info("resuming after step {} of {}", state_.step, schedule_.total_steps);
@@ -412,9 +464,18 @@ bool Trainer::resume_from_checkpoint() {
   return true;
 }
 
+void Trainer::show(Progress& progress) const {
+  progress.update(static_cast<uint64_t>(state_.step),
+                  fmt::format("step {}  loss {:.4f}  {} tok/s ({} supervised)  {}{}", state_.step, row_.loss,
+                              human_count(row_.tokens_per_s), human_count(row_.supervised_tokens_per_s),
+                              human_bytes(static_cast<double>(device_->peak_bytes())),
+                              row_.mfu ? fmt::format("  MFU {:.1f}%", *row_.mfu * 100) : ""));
+}
+
 TrainEnd Trainer::run() {
   state_.layout = tensors_.layout_hash();
   state_.settings = settings();
+  state_.update = optimizer_->read_state();
   bool resumed = o_.resume && resume_from_checkpoint();
   state_.planned_steps = schedule_.total_steps;
   bool go_on = state_.step < schedule_.total_steps && !(resumed && patience_is_over());
@@ -432,20 +493,24 @@ TrainEnd Trainer::run() {
   if (go_on) {
     if (!resumed) validate_and_judge(nullptr);
     Progress progress("train", static_cast<uint64_t>(schedule_.total_steps));
-    while (go_on && state_.step < schedule_.total_steps) {
-      one_step();
-      bool last = state_.step == schedule_.total_steps;
-      if (last || (o_.validate_every > 0 && state_.step % o_.validate_every == 0))
-        go_on = validate_and_judge(&row_);
-      folder_.write_step(row_);
-      progress.update(
-          static_cast<uint64_t>(state_.step),
-          fmt::format("step {}  loss {:.4f}  {} tok/s ({} supervised)  {}{}", state_.step, row_.loss,
-                      human_count(row_.tokens_per_s), human_count(row_.supervised_tokens_per_s),
-                      human_bytes(static_cast<double>(device_->peak_bytes())),
-                      row_.mfu ? fmt::format("  MFU {:.1f}%", *row_.mfu * 100) : ""));
-      if (interrupted_) break;
-      if (!last && o_.checkpoint_every > 0 && state_.step % o_.checkpoint_every == 0) save();
+    int64_t ahead = device_->kind() == DeviceKind::cpu ? 0 : 1;
+    started_ = state_.step;
+    cursor_ = {state_.epoch, state_.pack};
+    since_step_.reset();
+    while (go_on && !interrupted_ && state_.step < schedule_.total_steps) {
+      start_step();
+      bool last = started_ == schedule_.total_steps;
+      bool validates = last || is_due(o_.validate_every, started_),
+           saves = is_due(o_.checkpoint_every, started_);
+      // before the parameters are used the pipeline runs empty, and when it was asked to stop
+      auto keep_in_flight = [&] { return validates || saves || interrupted_ ? 0 : ahead; };
+      while (started_ - state_.step > keep_in_flight()) {
+        complete_step();
+        if (validates && state_.step == started_) go_on = validate_and_judge(&row_);
+        folder_.write_step(row_);
+        show(progress);
+      }
+      if (saves && !last && !interrupted_) save();
     }
     progress.finish(fmt::format("step {}  loss {:.4f}", state_.step, row_.loss));
   }

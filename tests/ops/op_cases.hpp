@@ -363,6 +363,27 @@ inline void test_add(OpTest& t) {
   for (auto [rows, cols] : {std::array{0, 3}, {1, 1}, {5, 37}}) check_add(t, rows, cols);
 }
 
+// What an op writes to f64 numbers on the device.
+template <class F>
+std::vector<double> numbers_from(Ops& ops, int64_t count, F&& f) {
+  std::vector<double> values(static_cast<size_t>(count), -1.0);
+  size_t bytes = values.size() * sizeof(double);
+  Buffer buffer(ops.device(), std::max<size_t>(bytes, 8), MemoryPart::workspace);
+  f(buffer.view(DType::f64, 1, count));
+  ops.device().copy_to_host(values.data(), buffer.data(), bytes);
+  ops.device().synchronize();
+  return values;
+}
+
+inline double sum_on(Ops& ops, const Tensor& x) {
+  return numbers_from(ops, 1, [&](const Tensor& out) { ops.sum(x, out); })[0];
+}
+
+inline std::vector<double> chunk_sums_on(Ops& ops, const Tensor& x, int64_t chunk) {
+  return numbers_from(ops, (x.numel() + chunk - 1) / chunk,
+                      [&](const Tensor& out) { ops.chunk_sum_squares(x, chunk, out); });
+}
+
 inline void check_sums(OpTest& t, int64_t size, int64_t chunk) {
   Matrix x = t.normal_of(DType::f32, 1, size);
   Tensor on_device = t.input_of(DType::f32, x);
@@ -371,9 +392,8 @@ inline void check_sums(OpTest& t, int64_t size, int64_t chunk) {
     total += v;
     scale += std::abs(v);
   }
-  CHECK(std::abs(t.ops.sum(on_device) - total) <= 1e-13 * scale);  // f64 sums differ in order alone
-  std::vector<double> squares(static_cast<size_t>((size + chunk - 1) / chunk), -1.0);
-  t.ops.chunk_sum_squares(on_device, chunk, squares);
+  CHECK(std::abs(sum_on(t.ops, on_device) - total) <= 1e-13 * scale);  // f64 sums differ in order alone
+  std::vector<double> squares = chunk_sums_on(t.ops, on_device, chunk);
   for (size_t i = 0; i < squares.size(); ++i) {
     double want = 0;
     for (int64_t j = static_cast<int64_t>(i) * chunk; j < std::min(size, static_cast<int64_t>(i + 1) * chunk);
@@ -387,6 +407,44 @@ inline void test_sums(OpTest& t) {
   for (int64_t size : {0, 1, 15, 1000, 4099}) check_sums(t, size, 512);
 }
 
+inline Buffer update_state_on(Ops& ops, const UpdateState& state) {
+  Buffer buffer(ops.device(), sizeof state, MemoryPart::workspace);
+  ops.device().copy_to_device(buffer.data(), &state, sizeof state);
+  ops.device().synchronize();
+  return buffer;
+}
+
+inline void test_advance_update(OpTest& t) {
+  UpdateRule rule{1.5, 0.9, 0.95, true, 2};
+  UpdateState state;
+  state.loss_scale = 1024;
+  Buffer on_device = update_state_on(t.ops, state);
+  constexpr double kHuge = 1e200;  // its square is not finite
+  struct Step {
+    double size;  // of the gradients without the loss scale
+    double scale_after, good_after, updates_after, apply;
+  };
+  for (Step s : {Step{3, 1024, 1, 1, 1}, Step{0.5, 2048, 0, 2, 1}, Step{kHuge, 1024, 0, 2, 0},
+                 Step{2, 1024, 1, 3, 1}}) {
+    double used = state.loss_scale;
+    std::vector<double> squares(1000, std::pow(s.size * used, 2) / 1000);
+    Buffer sums(t.ops.device(), squares.size() * sizeof(double), MemoryPart::workspace);
+    t.ops.device().copy_to_device(sums.data(), squares.data(), sums.bytes());
+    t.ops.advance_update(rule, sums.view(DType::f64, 1, 1000), on_device.view(DType::f64, 1, kUpdateFields));
+    t.ops.device().copy_to_host(&state, on_device.data(), sizeof state);
+    t.ops.device().synchronize();
+    CHECK(state.loss_scale == s.scale_after);
+    CHECK(state.good_steps == s.good_after);
+    CHECK(state.updates == s.updates_after);
+    CHECK(state.apply == s.apply);
+    if (s.apply == 0) continue;
+    CHECK(state.norm == doctest::Approx(s.size).epsilon(1e-12));
+    CHECK(state.grad_scale == doctest::Approx(std::min(1.0, 1.5 / s.size) / used).epsilon(1e-5));
+    CHECK(state.correction1 == doctest::Approx(1 - std::pow(0.9, state.updates)).epsilon(1e-12));
+    CHECK(state.correction2 == doctest::Approx(1 - std::pow(0.95, state.updates)).epsilon(1e-12));
+  }
+}
+
 inline void test_adamw(OpTest& t) {
   for (int64_t size : {0, 1, 1003}) {
     Matrix p = t.normal_of(DType::f32, 1, size), m(1, size), v(1, size);
@@ -395,17 +453,30 @@ inline void test_adamw(OpTest& t) {
     Tensor v_dev = t.in_place_of(DType::f32, v);
     for (int step = 1; step <= 3; ++step) {
       Matrix grad = t.normal_of(DType::f32, 1, size, 0.1);
-      AdamWParams a{1e-2f, 0.9f, 0.95f, 1e-8f, 0.1f, 0, 0, 0.5f};
-      a.correction1 = 1 - std::pow(a.beta1, static_cast<float>(step));
-      a.correction2 = 1 - std::pow(a.beta2, static_cast<float>(step));
-      t.ops.adamw(a, p_dev, m_dev, v_dev, t.input_of(DType::f32, grad));
+      AdamWParams a{1e-2f, 0.9f, 0.95f, 1e-8f, 0.1f};
+      UpdateState state;
+      state.apply = 1;
+      state.grad_scale = 0.5;
+      state.correction1 = 1 - std::pow(double{a.beta1}, step);
+      state.correction2 = 1 - std::pow(double{a.beta2}, step);
+      Buffer state_dev = update_state_on(t.ops, state);
+      Tensor copy = t.output(1, size), device_grad = t.input_of(DType::f32, grad);
+      auto run = [&](const Tensor& to) {
+        t.ops.adamw(a, state_dev.view(DType::f64, 1, kUpdateFields), p_dev, m_dev, v_dev, device_grad, to);
+      };
+      run(copy);
+      t.expect_exactly("copy", copy, t.read(p_dev).map([&](double x) { return rounded_to(t.dtype, x); }));
+      Matrix kept = t.read(p_dev);
+      state.apply = 0;
+      state_dev = update_state_on(t.ops, state);
+      run({});
+      t.expect_exactly("p of no update", p_dev, kept);
       for (int64_t i = 0; i < size; ++i) {
-        double g = double{a.grad_scale} * grad[i], lr = double{a.lr};
+        double g = state.grad_scale * grad[i], lr = double{a.lr};
         p[i] -= lr * double{a.weight_decay} * p[i];
         m[i] = double{a.beta1} * m[i] + (1 - double{a.beta1}) * g;
         v[i] = double{a.beta2} * v[i] + (1 - double{a.beta2}) * g * g;
-        p[i] -=
-            lr * (m[i] / double{a.correction1}) / (std::sqrt(v[i] / double{a.correction2}) + double{a.eps});
+        p[i] -= lr * (m[i] / state.correction1) / (std::sqrt(v[i] / state.correction2) + double{a.eps});
       }
     }
     t.expect("p", p_dev, p, {.slack = t.f32_slack, .terms = before});
@@ -431,6 +502,7 @@ inline const std::vector<OpCase>& op_cases() {
                                             {"convert", test_convert},
                                             {"add", test_add},
                                             {"sum, chunk_sum_squares", test_sums},
+                                            {"advance_update", test_advance_update},
                                             {"adamw", test_adamw}};
   return cases;
 }

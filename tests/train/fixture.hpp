@@ -72,8 +72,17 @@ struct Model {
   double step_gradients(const Documents& documents) {
     store->zero_gradients();
     double scored = static_cast<double>(documents.targets.size());
-    double loss = llama->forward_backward(documents.view(), static_cast<float>(1 / scored));
+    double loss = forward_backward(documents, static_cast<float>(1 / scored));
     store->finish_gradients();
     return loss / scored;
+  }
+  // The sum of the batch's losses.
+  double forward_backward(const Documents& documents, float scale, const llmft::Tensor& loss_scale = {}) {
+    llmft::Buffer sum(*device, sizeof(double), llmft::MemoryPart::workspace);
+    llama->forward_backward(documents.view(), scale, loss_scale, sum.view(llmft::DType::f64, 1, 1));
+    double loss = 0;
+    device->copy_to_host(&loss, sum.data(), sizeof loss);
+    device->synchronize();
+    return loss;
   }
 };

@@ -47,21 +47,22 @@ Outcome train(const Case& c, std::unique_ptr<Comm> comm, Strategy strategy, Redu
   int rank = comm->rank(), ranks = comm->size();
   Model model(folder / "model", c.lora ? read_adapter_config(adapter) : AdapterSpec{}, adapter, c.precision,
               256, std::move(comm), strategy, reduction);
-  AdamW optimizer({}, *model.ops, *model.store, *model.comm);
+  GradientOptions gradients{1.0, model.recipe.loss_scaling, 1024};
+  AdamW optimizer({}, gradients, *model.ops, *model.store, *model.comm);
   std::vector<Documents> batches = golden_documents(per_micro_batch);
   double scored = 0;
   for (const Documents& d : batches) scored += static_cast<double>(d.targets.size());
-  double loss_scale = model.recipe.loss_scaling ? 1024 : 1;
   Outcome out;
   for (int step = 0; step < 3; ++step) {
     model.store->zero_gradients();
     std::vector<double> losses(batches.size());
     for (size_t i = static_cast<size_t>(rank); i < batches.size(); i += static_cast<size_t>(ranks))
-      losses[i] = model.llama->forward_backward(batches[i].view(), static_cast<float>(loss_scale / scored));
+      losses[i] = model.forward_backward(batches[i], static_cast<float>(1 / scored), optimizer.loss_scale());
     model.comm->all_reduce_host(losses);
     model.store->finish_gradients();
-    double norm = optimizer.gradient_norm() / loss_scale;
-    optimizer.step(1e-3, clip_factor(norm, 1.0) / loss_scale);
+    optimizer.judge_gradients();
+    double norm = optimizer.read_state().norm;
+    optimizer.step(1e-3);
     double loss = 0;
     for (double l : losses) loss += l;
     out.losses.push_back(loss / scored);

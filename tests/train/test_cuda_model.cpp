@@ -29,10 +29,11 @@ Result run(DeviceKind kind, Precision precision, bool lora) {
   Documents documents;
   for (size_t i = 0; i < starts.size(); ++i)
     documents.add({tokens.begin() + offsets[i], tokens.begin() + offsets[i + 1]}, starts[i]);
-  AdamW optimizer({}, *model.ops, *model.store, *model.comm);
+  AdamW optimizer({}, {}, *model.ops, *model.store, *model.comm);
   Result result;
   result.loss = model.step_gradients(documents);
-  result.norm = optimizer.gradient_norm();
+  optimizer.judge_gradients();
+  result.norm = optimizer.read_state().norm;
   for (int b = 0; b < model.tensors.block_count(); ++b) {
     Tensor gradient = model.store->local_gradient(b);
     std::vector<float> values(static_cast<size_t>(gradient.numel()));

@@ -31,6 +31,7 @@ class CudaDevice final : public Device {
   void copy(void* to, const void* from, size_t bytes) override;
   void zero(void* data, size_t bytes) override;
   void synchronize() override;
+  std::unique_ptr<Mark> make_mark() override;
 
   int ordinal() const { return ordinal_; }
   cudaStream_t stream() const { return stream_; }
@@ -41,6 +42,8 @@ class CudaDevice final : public Device {
  protected:
   void* allocate_raw(size_t bytes) override;
   void release_raw(void* data) override;
+  void* allocate_host(size_t bytes) override;
+  void release_host(void* data) override;
 
  private:
   int ordinal_;

@@ -22,6 +22,17 @@ const char* name_of(MemoryPart part);
 
 enum class DeviceKind { cpu, cuda };
 
+// A point in a device's work.
+class Mark {
+ public:
+  virtual ~Mark() = default;
+  virtual void record() = 0;
+  // Until all work given to the device before record() is done. At once if never recorded.
+  virtual void wait() = 0;
+  // Seconds of the device's clock since an earlier mark; both must be done.
+  virtual double seconds_since(const Mark& earlier) const = 0;
+};
+
 class Device {
  public:
   virtual ~Device() = default;
@@ -39,6 +50,7 @@ class Device {
   virtual void copy(void* to, const void* from, size_t bytes) = 0;
   virtual void zero(void* data, size_t bytes) = 0;
   virtual void synchronize() = 0;
+  virtual std::unique_ptr<Mark> make_mark() = 0;
 
   size_t bytes_held(MemoryPart part) const { return held_[static_cast<size_t>(part)]; }
   size_t bytes_held() const;
@@ -48,6 +60,10 @@ class Device {
  protected:
   virtual void* allocate_raw(size_t bytes) = 0;  // null when there is none left
   virtual void release_raw(void* data) = 0;
+  // Host memory that copies to and from the device need not wait for.
+  virtual void* allocate_host(size_t bytes) = 0;
+  virtual void release_host(void* data) = 0;
+  friend class HostBuffer;
 
  private:
   std::array<size_t, kMemoryParts> held_{};
@@ -90,6 +106,26 @@ class Buffer {
   void* data_ = nullptr;
   size_t bytes_ = 0;
   MemoryPart part_ = MemoryPart::workspace;
+};
+
+// Host memory that the device copies to and from at its own time.
+class HostBuffer {
+ public:
+  HostBuffer() = default;
+  HostBuffer(Device& device, size_t bytes);
+  ~HostBuffer();
+  HostBuffer(HostBuffer&& other) noexcept;
+  HostBuffer& operator=(HostBuffer&& other) noexcept;
+  HostBuffer(const HostBuffer&) = delete;
+  HostBuffer& operator=(const HostBuffer&) = delete;
+
+  void* data() const { return data_; }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  Device* device_ = nullptr;
+  void* data_ = nullptr;
+  size_t bytes_ = 0;
 };
 
 // Planned memory: reserve() everything, commit() once, then view(). Slots with the same non-empty `share`

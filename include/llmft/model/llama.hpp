@@ -3,6 +3,8 @@
 // nothing.
 #pragma once
 
+#include <array>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -26,7 +28,7 @@ struct HostBatch {
 
 struct LlamaLimits {
   int64_t max_tokens;           // T of the largest micro-batch
-  int64_t logits_chunk = 1024;  // rows of logits held at a time
+  int64_t logits_chunk = 2048;  // rows of logits held at a time
 };
 
 class Llama {
@@ -34,28 +36,36 @@ class Llama {
   Llama(const LlamaTensors& tensors, const Recipe& recipe, Ops& ops, ParamStore& store,
         const LlamaLimits& limits);
 
-  // Sum over the scored rows of -log p(target), and the gradients of scale * sum added into the store.
-  // scale = loss scale / scored rows of the whole global batch, so that gradients of micro-batches and ranks
-  // just add up.
-  double forward_backward(const HostBatch& batch, float scale);
-  // The sum alone.
+  // loss f64 [1, 1], on the device: sum over the scored rows of -log p(target). The gradients of
+  // scale * loss_scale * sum are added into the store. scale = 1 / scored rows of the whole global batch, so
+  // that gradients of micro-batches and ranks just add up; loss_scale f64 [1, 1] on the device, empty: 1. On
+  // a GPU this returns before it is done.
+  void forward_backward(const HostBatch& batch, float scale, const Tensor& loss_scale, const Tensor& loss);
+  // The sum alone, waited for.
   double loss(const HostBatch& batch);
   // f32 [rows, V] for chosen rows, on the device of ops.
   void logits(const HostBatch& batch, std::span<const int32_t> rows, const Tensor& out);
 
  private:
   struct LayerSlots {
-    Arena::Slot x, qkv, attn, lse, x_mid, gate_up;
+    Arena::Slot x, attn_rstd, qkv, attn, lse, x_mid, mlp_rstd, gate_up;
   };
   struct LayerView;
+  // The last block's second half runs on the rows that are asked for only, packed together: its attention
+  // needs the others as keys and values, nothing after it does.
+  struct Upload {
+    HostBuffer host;
+    std::unique_ptr<Mark> read;  // by the device
+  };
 
   BatchView upload(const HostBatch& batch);
   void forward(const BatchView& batch);
   void backward(const BatchView& batch);
-  LayerView layer_view(int64_t layer, int64_t tokens) const;
+  LayerView layer_view(int64_t layer, const BatchView& batch) const;
+  bool is_last(int64_t layer) const { return layer + 1 == static_cast<int64_t>(layers_.size()); }
   LmHead::Scratch head_scratch(int64_t rows) const;
-  LinearGradients linear_gradients(int block, Role role) const;
-  Tensor norm_gradient(int block, Role role) const;
+  LinearGradients linear_gradients(int block, Role role, GradientState state) const;
+  Tensor norm_gradient(int block, Role role, GradientState state) const;
   int64_t extension(int block, Role role) const;
   Linear linear(const WeightLease& lease, int block, Role role) const;
 
@@ -65,9 +75,12 @@ class Llama {
   LlamaLimits limits_;
   Arena arena_;
   std::vector<LayerSlots> layers_;
-  Arena::Slot x_out_, xn_, rstd_, h_, dh_, dattn_, dqkv_, dxn_, dx_;
-  Arena::Slot head_x_, head_xn_, head_dxn_, head_dx_, head_rstd_, head_loss_, logits_;
-  Arena::Slot tokens_, positions_, cu_seqlens_, loss_rows_, targets_, rope_table_;
+  Arena::Slot x_out_, xn_, h_, dh_, dattn_, dqkv_, dxn_, dx_;
+  Arena::Slot last_attn_, last_dattn_, last_dx_;
+  Arena::Slot head_xn_, head_dxn_, head_rstd_, head_losses_, head_loss_, logits_;
+  Arena::Slot indices_, rope_table_;
+  std::array<Upload, 3> uploads_;  // in turn: copying the next batch need not wait for this one's step
+  size_t next_upload_ = 0;
   AttentionBlock attention_;
   MlpBlock mlp_;
   LmHead head_;

@@ -2,7 +2,7 @@
 // implements it: whole on every rank (DDP, and one rank), or sharded (FSDP).
 //
 // Order of calls in a step: zero_gradients(); per micro-batch: leases forward, then per block backward
-// open_gradients(b), gradient(b, i) written by +=, gradients_ready(b); finally finish_gradients(). Then the
+// open_gradients(b), gradient(b, i) written, gradients_ready(b); finally finish_gradients(). Then the
 // optimizer works on local_master/local_gradient, and publish() makes the new values the ones that leases
 // show.
 #pragma once
@@ -22,6 +22,14 @@ namespace llmft {
 class ParamStore;
 
 // A block's weights, whole and in the compute dtype, for the life of this object.
+// What an opened block's gradients hold. Big ones are best written by the first product itself: clearing them
+// beforehand and adding to that costs three times the traffic.
+enum class GradientState {
+  undefined,  // the first write must set the trained weights' gradients; those of adapters and the space
+              // between tensors are zero
+  partial,    // sums so far: add
+};
+
 class WeightLease {
  public:
   WeightLease(ParamStore& store, int block, Tensor frozen, Tensor trained);
@@ -55,8 +63,8 @@ class ParamStore {
   virtual void prefetch(int block) = 0;
 
   virtual void zero_gradients() = 0;
-  virtual void open_gradients(int block) = 0;
-  // f32 [rows, cols] of trainable i of an opened block; accumulate into it.
+  virtual GradientState open_gradients(int block) = 0;
+  // f32 [rows, cols] of trainable i of an opened block.
   Tensor gradient(int block, size_t trainable) const;
   virtual void gradients_ready(int block) = 0;
   virtual void finish_gradients() = 0;
@@ -67,7 +75,13 @@ class ParamStore {
   virtual Tensor local_gradient(int block) = 0;
   // True where every rank holds the whole (and so repeats the same update).
   virtual bool replicated() const = 0;
-  virtual void publish() = 0;
+  // The copy in the compute dtype that goes with local_master, which whoever writes the one writes too; empty
+  // where there is none.
+  virtual Tensor local_compute(int block) = 0;
+  // Shows the masters' values in the weights. The second form trusts that local_compute was written with
+  // them.
+  enum class Stale { compute, adapters_only };
+  virtual void publish(Stale stale = Stale::compute) = 0;
 
   // Loading. frozen: the block's whole frozen flat array on the host, in the compute dtype; master: the whole
   // trainable one.

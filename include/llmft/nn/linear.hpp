@@ -39,7 +39,7 @@ class Linear {
   int64_t e_;
 };
 
-// Where a linear's parameter gradients go; all f32, all accumulated into.
+// Where a linear's parameter gradients go; all f32. Adapters' are added to; dw too, unless it is fresh.
 struct LinearGradients {
   struct Adapter {
     int64_t row;  // first output row of the module inside the packed linear
@@ -49,7 +49,8 @@ struct LinearGradients {
   };
   Tensor dw;  // [N, K]; empty unless the weight itself is trained
   std::vector<Adapter> adapters;
-  float scale = 1;  // s of s B A
+  float scale = 1;        // s of s B A
+  bool dw_fresh = false;  // dw holds nothing yet: it is set
 
   bool wanted() const { return static_cast<bool>(dw) || !adapters.empty(); }
 };

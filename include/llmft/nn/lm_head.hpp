@@ -2,7 +2,6 @@
 // that the logits of a whole batch never exist. R scored rows, C width, V vocabulary.
 #pragma once
 
-#include "llmft/nn/attention_block.hpp"
 #include "llmft/nn/linear.hpp"
 
 namespace llmft {
@@ -15,34 +14,34 @@ struct LmHead {
     Tensor matrix;  // [V, C]
   };
   struct Gradients {
-    Tensor norm;    // f32, or empty
-    Tensor matrix;  // f32 [V, C], or empty
+    Tensor norm;                // f32, added to; or empty
+    Tensor matrix;              // f32 [V, C], or empty
+    bool matrix_fresh = false;  // matrix holds nothing yet: it is set
   };
   struct Scratch {
-    Tensor x;       // [R, C] the scored rows
     Tensor xn;      // [R, C]
     Tensor dxn;     // [R, C]
-    Tensor dx;      // [R, C]
     Tensor rstd;    // f32 [1, R]
-    Tensor loss;    // f32 [1, R]
+    Tensor losses;  // f32 [1, R]
     Tensor logits;  // [chunk, V]
   };
 
-  // Sum over scored rows of -log p(target); x [T, C].
-  double loss(Ops& ops, const BatchView& batch, const Weights& w, const Scratch& scratch,
-              const Tensor& x) const;
+  // loss f64 [1, 1] = sum over the rows of -log p(target); x [R, C].
+  void loss(Ops& ops, Indices targets, const Weights& w, const Scratch& scratch, const Tensor& x,
+            const Tensor& loss) const;
 
-  // The same, and dx [T, C] = gradient of scale * sum, with parameter gradients accumulated.
-  double loss_and_gradient(Ops& ops, const BatchView& batch, const Weights& w, const Gradients& g,
-                           const Scratch& scratch, const Tensor& x, float scale, const Tensor& dx) const;
+  // The same, and dx [R, C] += gradient of scale * loss_scale * sum (loss_scale f64 [1, 1], or empty for 1),
+  // with parameter gradients.
+  void loss_and_gradient(Ops& ops, Indices targets, const Weights& w, const Gradients& g, const Scratch& s,
+                         const Tensor& x, float scale, const Tensor& loss_scale, const Tensor& dx,
+                         const Tensor& loss) const;
 
-  // logits f32 [rows.size, V] of chosen rows of x.
-  void logits(Ops& ops, Indices rows, const Weights& w, const Scratch& scratch, const Tensor& x,
-              const Tensor& out) const;
+  // out f32 [R, V] = logits of the rows of x.
+  void logits(Ops& ops, const Weights& w, const Scratch& s, const Tensor& x, const Tensor& out) const;
 
  private:
-  double run(Ops& ops, const BatchView& batch, const Weights& w, const Gradients& g, const Scratch& scratch,
-             const Tensor& x, float scale, LossMode mode) const;
+  template <class F>
+  void each_chunk(const Tensor& x, const Scratch& s, F&& f) const;
 };
 
 }  // namespace llmft

@@ -21,14 +21,14 @@ struct MlpBlock {
   };
   struct Saved {
     Tensor x_mid;    // [T, C] the block's input
+    Tensor rstd;     // f32 [1, T] of its norm
     Tensor gate_up;  // [T, 2F + e_gate_up]; becomes its own gradient in backward
   };
   struct Scratch {
-    Tensor xn;    // [T, C + e_gate_up]
-    Tensor rstd;  // f32 [1, T]
-    Tensor h;     // [T, F + e_down]
-    Tensor dh;    // [T, F]; backward only, as the next
-    Tensor dxn;   // [T, C]
+    Tensor xn;   // [T, C + e_gate_up]
+    Tensor h;    // [T, F + e_down]
+    Tensor dh;   // [T, F]; backward only, as the next
+    Tensor dxn;  // [T, C]
   };
 
   void forward(Ops& ops, const Weights& w, const Saved& saved, const Scratch& scratch,

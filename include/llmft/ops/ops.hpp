@@ -15,9 +15,9 @@
 #pragma once
 
 #include <memory>
-#include <span>
 
 #include "llmft/device/device.hpp"
+#include "llmft/ops/update_state.hpp"
 #include "llmft/tensor/tensor.hpp"
 
 namespace llmft {
@@ -46,9 +46,6 @@ struct AdamWParams {
   float beta2;
   float eps;
   float weight_decay;
-  float correction1;  // 1 - beta1^t
-  float correction2;  // 1 - beta2^t
-  float grad_scale;   // gradient multiplier: clip factor / loss scale
 };
 
 class Ops {
@@ -115,9 +112,10 @@ class Ops {
   virtual void scatter_rows(const Tensor& y, Indices rows, const Tensor& x) = 0;
 
   // loss[i] = log sum_j exp(logits[i,j]) - logits[i, targets[i]] (natural log). With gradient: logits become
-  // scale * (softmax - onehot), in place. logits [R, V] of S or f32, loss f32 [1, R].
+  // scale * loss_scale * (softmax - onehot), in place. logits [R, V] of S or f32, loss f32 [1, R], loss_scale
+  // f64 [1, 1] or empty for 1.
   virtual void cross_entropy(const Tensor& logits, Indices targets, float scale, const Tensor& loss,
-                             LossMode mode) = 0;
+                             LossMode mode, const Tensor& loss_scale = {}) = 0;
 
   // to = scale * from, elementwise, any float dtypes, strides allowed.
   virtual void convert(const Tensor& from, const Tensor& to, float scale = 1) = 0;
@@ -125,15 +123,19 @@ class Ops {
   virtual void add(const Tensor& from, const Tensor& to) = 0;
 
   // Over a flat f32 row: out[i] = sum of squares of elements [i chunk, (i + 1) chunk), in f64, in a fixed
-  // order.
-  virtual void chunk_sum_squares(const Tensor& x, int64_t chunk, std::span<double> out) = 0;
-  // Sum of a flat f32 row in f64, in a fixed order.
-  virtual double sum(const Tensor& x) = 0;
+  // order. out f64 [1, ceil(elements / chunk)].
+  virtual void chunk_sum_squares(const Tensor& x, int64_t chunk, const Tensor& out) = 0;
+  // out f64 [1, 1] = the sum of a flat f32 row, in f64, in a fixed order.
+  virtual void sum(const Tensor& x, const Tensor& out) = 0;
 
+  // advance() of a state f64 [1, kUpdateFields] by the sum, in a fixed order, of sum_squares f64 [1, n].
+  virtual void advance_update(const UpdateRule& rule, const Tensor& sum_squares, const Tensor& state) = 0;
   // AdamW (Loshchilov, Hutter 2019), as torch.optim.AdamW: g = grad_scale grad; p -= lr wd p; m = b1 m + (1 -
-  // b1) g; v = b2 v + (1 - b2) g^2; p -= lr (m / c1) / (sqrt(v / c2) + eps). All flat f32 of one length.
-  virtual void adamw(const AdamWParams& params, const Tensor& p, const Tensor& m, const Tensor& v,
-                     const Tensor& grad) = 0;
+  // b1) g; v = b2 v + (1 - b2) g^2; p -= lr (m / c1) / (sqrt(v / c2) + eps). All flat f32 of one length;
+  // grad_scale, c1 and c2 are those of the state, and nothing changes where its `apply` is 0. copy, of any
+  // float dtype, becomes p; empty: not wanted.
+  virtual void adamw(const AdamWParams& params, const Tensor& state, const Tensor& p, const Tensor& m,
+                     const Tensor& v, const Tensor& grad, const Tensor& copy = {}) = 0;
 };
 
 // threads: for matrix products. Results do not depend on it when it is 1 on every rank (--deterministic).

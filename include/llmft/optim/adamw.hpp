@@ -1,9 +1,10 @@
-// AdamW over this rank's part of the trainable parameters, with clipping by the global gradient norm. Moments
-// and masters are f32. Where parameters are replicated each rank repeats the same update; where they are
-// sharded each updates its own.
+// AdamW over this rank's part of the trainable parameters, with clipping by the global gradient norm and, for
+// fp16, dynamic loss scaling. Moments and masters are f32. Where parameters are replicated each rank repeats
+// the same update; where they are sharded each updates its own. What is decided along the way (norm, clip
+// factor, whether the update happens, the next loss scale) is decided on the device, so that on a GPU nothing
+// here waits for it.
 #pragma once
 
-#include <functional>
 #include <vector>
 
 #include "llmft/comm/comm.hpp"
@@ -19,19 +20,32 @@ struct AdamWOptions {
   double weight_decay = 0.0;  // on matrices, not on norms
 };
 
+struct GradientOptions {
+  double clip = 0;  // largest L2 norm; 0: no clipping
+  bool loss_scaling = false;
+  double initial_scale = 65536;
+  int64_t growth_interval = 2000;
+};
+
 class AdamW {
  public:
-  AdamW(const AdamWOptions& options, Ops& ops, ParamStore& store, Comm& comm);
+  AdamW(const AdamWOptions& options, const GradientOptions& gradients, Ops& ops, ParamStore& store,
+        Comm& comm);
 
-  // L2 norm over all trainable parameters of all ranks, of the store's gradients as they are (loss scale
-  // included). The same bits for any number of ranks and any strategy, given the same gradients. Collective.
-  // inf or nan if any is.
-  double gradient_norm();
-  // One update with gradients multiplied by grad_scale (clip factor / loss scale), then publish().
-  void step(double lr, double grad_scale);
+  // f64 [1, 1]: what the loss is multiplied by in the next backward pass.
+  Tensor loss_scale() const { return state().col_range(0, 1); }
 
-  int64_t updates() const { return updates_; }
-  void set_updates(int64_t updates) { updates_ = updates; }
+  // Advances the state by the L2 norm over all trainable parameters of all ranks. The same bits for any
+  // number of ranks and any strategy, given the same gradients. Collective.
+  void judge_gradients();
+  // The update, if the state says so, then publish().
+  void step(double lr);
+
+  // f64 [1, kUpdateFields] on the device.
+  Tensor state() const { return state_.view(DType::f64, 1, kUpdateFields); }
+  // Waits for the device.
+  UpdateState read_state() const;
+  void write_state(const UpdateState& state);
 
   // This rank's moments of a block, f32, lengths as the store's local_range.
   Tensor local_m(int block) const { return moments_[static_cast<size_t>(block)].m; }
@@ -44,15 +58,14 @@ class AdamW {
     Tensor v;
   };
   AdamWOptions options_;
+  UpdateRule rule_;
   Ops& ops_;
   ParamStore& store_;
   Comm& comm_;
   std::vector<Moments> moments_;
-  int64_t updates_ = 0;
+  std::vector<int64_t> first_chunk_;  // of each block among all chunks
+  Buffer sums_;                       // f64, one of each chunk
+  Buffer state_;
 };
-
-// torch.nn.utils.clip_grad_norm_'s factor: min(1, max_norm / (norm + 1e-6)); 1 when max_norm is 0 (no
-// clipping).
-double clip_factor(double norm, double max_norm);
 
 }  // namespace llmft

@@ -29,27 +29,4 @@ struct Recipe {
 // UserError for a precision this build cannot run.
 Recipe make_recipe(Precision precision);
 
-// Dynamic loss scaling (Micikevicius et al. 2018): gradients are of loss * scale; an update whose gradient
-// norm is not finite is skipped and halves the scale; `growth_interval` good updates in a row double it.
-class LossScaler {
- public:
-  struct State {
-    double scale = 1;
-    int64_t good_steps = 0;
-  };
-
-  explicit LossScaler(const Recipe& recipe, double initial_scale = 65536, int64_t growth_interval = 2000);
-  double scale() const { return state_.scale; }
-  // True: apply the update. False: skip it.
-  bool update(bool gradients_finite);
-
-  const State& state() const { return state_; }
-  void restore(const State& state) { state_ = state; }
-
- private:
-  bool enabled_;
-  int64_t growth_interval_;
-  State state_;
-};
-
 }  // namespace llmft

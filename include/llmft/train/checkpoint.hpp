@@ -18,14 +18,13 @@ namespace llmft {
 
 struct TrainState {
   int64_t step = 0;  // steps done, skipped ones included
-  int64_t updates = 0;
   int64_t skipped = 0;
   uint64_t epoch = 0;  // next pack to use
   uint64_t pack = 0;
   int64_t samples = 0;
   int64_t tokens = 0;
   int64_t supervised_tokens = 0;
-  LossScaler::State scaler;
+  UpdateState update;  // the optimizer's counters and the loss scale
   int64_t planned_steps = 0;
   double first_loss = 0;
   double last_loss = 0;

@@ -34,6 +34,26 @@ int count_or_explain() {
       cudaGetErrorString(status == cudaSuccess ? cudaErrorNoDevice : status));
 }
 
+class CudaMark final : public Mark {
+ public:
+  explicit CudaMark(cudaStream_t stream) : stream_(stream) { cuda_check(cudaEventCreate(&event_)); }
+  ~CudaMark() override { cudaEventDestroy(event_); }
+  CudaMark(const CudaMark&) = delete;
+  CudaMark& operator=(const CudaMark&) = delete;
+
+  void record() override { cuda_check(cudaEventRecord(event_, stream_)); }
+  void wait() override { cuda_check(cudaEventSynchronize(event_)); }
+  double seconds_since(const Mark& earlier) const override {
+    float milliseconds = 0;
+    cuda_check(cudaEventElapsedTime(&milliseconds, dynamic_cast<const CudaMark&>(earlier).event_, event_));
+    return static_cast<double>(milliseconds) * 1e-3;
+  }
+
+ private:
+  cudaStream_t stream_;
+  cudaEvent_t event_ = nullptr;
+};
+
 }  // namespace
 
 void cuda_check(cudaError_t status, const char* file, int line) {
@@ -118,6 +138,10 @@ void CudaDevice::synchronize() {
   cuda_check(cudaStreamSynchronize(stream_));
 }
 
+std::unique_ptr<Mark> CudaDevice::make_mark() {
+  return std::make_unique<CudaMark>(stream_);
+}
+
 size_t CudaDevice::free_memory() const {
   size_t available = 0, total = 0;
   cuda_check(cudaMemGetInfo(&available, &total));
@@ -138,6 +162,16 @@ void* CudaDevice::allocate_raw(size_t bytes) {
 // Called from destructors: a failure here was reported, or will be, where it happened.
 void CudaDevice::release_raw(void* data) {
   cudaFree(data);
+}
+
+void* CudaDevice::allocate_host(size_t bytes) {
+  void* data = nullptr;
+  cuda_check(cudaMallocHost(&data, bytes));
+  return data;
+}
+
+void CudaDevice::release_host(void* data) {
+  cudaFreeHost(data);
 }
 
 }  // namespace llmft

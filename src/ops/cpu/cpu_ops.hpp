@@ -33,14 +33,15 @@ class CpuOps final : public Ops {
   void swiglu_backward(const Tensor& dh, const Tensor& gate_up, const Tensor& h) override;
   void gather_rows(const Tensor& x, Indices rows, const Tensor& y) override;
   void scatter_rows(const Tensor& y, Indices rows, const Tensor& x) override;
-  void cross_entropy(const Tensor& logits, Indices targets, float scale, const Tensor& loss,
-                     LossMode mode) override;
+  void cross_entropy(const Tensor& logits, Indices targets, float scale, const Tensor& loss, LossMode mode,
+                     const Tensor& loss_scale) override;
   void convert(const Tensor& from, const Tensor& to, float scale) override;
   void add(const Tensor& from, const Tensor& to) override;
-  void chunk_sum_squares(const Tensor& x, int64_t chunk, std::span<double> out) override;
-  double sum(const Tensor& x) override;
-  void adamw(const AdamWParams& params, const Tensor& p, const Tensor& m, const Tensor& v,
-             const Tensor& grad) override;
+  void chunk_sum_squares(const Tensor& x, int64_t chunk, const Tensor& out) override;
+  void sum(const Tensor& x, const Tensor& out) override;
+  void advance_update(const UpdateRule& rule, const Tensor& sum_squares, const Tensor& state) override;
+  void adamw(const AdamWParams& params, const Tensor& state, const Tensor& p, const Tensor& m,
+             const Tensor& v, const Tensor& grad, const Tensor& copy) override;
 
  private:
   // `count` floats that stay valid until the slot is asked for again. Slots keep their largest size, so a
@@ -50,6 +51,11 @@ class CpuOps final : public Ops {
   Tensor as_f32(const Tensor& x, size_t slot);
   // x itself where it is f32, else an f32 matrix of its shape in a scratch slot, not filled.
   Tensor f32_like(const Tensor& x, size_t slot);
+
+  static UpdateState& update_state(const Tensor& state) {
+    check(state.numel() == kUpdateFields, "not an update state");
+    return *reinterpret_cast<UpdateState*>(state.row<double>(0));
+  }
 
   // D = alpha op(A) op(B) + beta D on f32 matrices, by OpenBLAS.
   void product(Layout layout, const Tensor& a, const Tensor& b, const Tensor& d, float alpha, float beta);

@@ -8,10 +8,11 @@
 namespace llmft {
 
 void CpuOps::cross_entropy(const Tensor& logits, Indices targets, float scale, const Tensor& loss,
-                           LossMode mode) {
+                           LossMode mode, const Tensor& loss_scale) {
   int64_t classes = logits.cols;
   check(targets.size == logits.rows && loss.numel() == logits.rows, "cross_entropy: shapes differ");
   if (logits.rows == 0) return;
+  if (loss_scale) scale *= static_cast<float>(loss_scale.row<double>(0)[0]);
   float* logit_row = scratch(0, classes);
   float* exp_row = scratch(1, classes);
   float* losses = loss.row<float>(0);

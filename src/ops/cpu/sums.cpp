@@ -5,27 +5,33 @@
 
 namespace llmft {
 
-void CpuOps::chunk_sum_squares(const Tensor& x, int64_t chunk, std::span<double> out) {
+void CpuOps::chunk_sum_squares(const Tensor& x, int64_t chunk, const Tensor& out) {
   check(x.contiguous() && chunk > 0, "chunk_sum_squares: not a flat row in chunks");
   int64_t size = x.numel();
-  check(static_cast<int64_t>(out.size()) == (size + chunk - 1) / chunk,
+  check(out.contiguous() && out.numel() == (size + chunk - 1) / chunk,
         "chunk_sum_squares: wrong number of chunks");
-  if (size == 0) return;
-  for (size_t i = 0; i < out.size(); ++i) {
-    int64_t first = static_cast<int64_t>(i) * chunk;
+  for (int64_t i = 0; i < out.numel(); ++i) {
+    int64_t first = i * chunk;
     const float* values = x.row<float>(0) + first;
-    out[i] = sum_terms<double>(std::min(chunk, size - first), [=](int64_t j) {
+    out.row<double>(0)[i] = sum_terms<double>(std::min(chunk, size - first), [=](int64_t j) {
       double value = values[j];
       return value * value;
     });
   }
 }
 
-double CpuOps::sum(const Tensor& x) {
-  check(x.contiguous(), "sum: not a flat row");
-  if (x.numel() == 0) return 0;
+void CpuOps::sum(const Tensor& x, const Tensor& out) {
+  check(x.contiguous() && out.numel() == 1, "sum: not a flat row into one number");
   const float* values = x.row<float>(0);
-  return sum_terms<double>(x.numel(), [=](int64_t j) { return static_cast<double>(values[j]); });
+  out.row<double>(0)[0] =
+      sum_terms<double>(x.numel(), [=](int64_t j) { return static_cast<double>(values[j]); });
+}
+
+void CpuOps::advance_update(const UpdateRule& rule, const Tensor& sum_squares, const Tensor& state) {
+  check(sum_squares.contiguous() && state.numel() == kUpdateFields, "advance_update: shapes differ");
+  double total = 0;
+  for (int64_t i = 0; i < sum_squares.numel(); ++i) total += sum_squares.row<double>(0)[i];
+  advance(update_state(state), rule, total);
 }
 
 }  // namespace llmft

@@ -71,7 +71,8 @@ __device__ LogSum sum_over_cluster(LogSum sum, const cg::cluster_group& cluster,
 template <class S, int N>
 __global__ void __launch_bounds__(kThreads)
     cross_entropy_kernel(S* __restrict__ logits, int64_t ld, const int32_t* __restrict__ targets, float scale,
-                         float* __restrict__ loss, int classes, int slice, int held, bool want_gradient) {
+                         const double* __restrict__ loss_scale, float* __restrict__ loss, int classes,
+                         int slice, int held, bool want_gradient) {
   extern __shared__ uint4 shared_row[];
   __shared__ LogSum warp_parts[kWarps], block_part, row_sum;
   S* row_part = reinterpret_cast<S*>(shared_row);
@@ -106,6 +107,7 @@ __global__ void __launch_bounds__(kThreads)
   if (cluster.block_rank() == 0 && threadIdx.x == 0) loss[row] = logf(sum.total) + (sum.top - target_logit);
 
   if (want_gradient) {
+    if (loss_scale != nullptr) scale *= static_cast<float>(*loss_scale);
     float share = 1.0f / sum.total, factor = scale * share;
     int hit = target - first;
     for (int i = static_cast<int>(threadIdx.x) * N; i < count; i += step) {
@@ -124,8 +126,8 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class S, int N>
-void launch(cudaStream_t stream, const Matrix& logits, const int32_t* targets, float scale, float* loss,
-            bool want_gradient) {
+void launch(cudaStream_t stream, const Matrix& logits, const int32_t* targets, float scale,
+            const double* loss_scale, float* loss, bool want_gradient) {
   int classes = static_cast<int>(logits.cols), size = sizeof(S);
   auto slice_of = [&](int blocks) { return ((classes + blocks - 1) / blocks + N - 1) / N * N; };
   int blocks = 1;
@@ -148,20 +150,21 @@ void launch(cudaStream_t stream, const Matrix& logits, const int32_t* targets, f
   cluster.val.clusterDim.z = 1;
   config.attrs = &cluster;
   config.numAttrs = 1;
-  cudaLaunchKernelEx(&config, kernel, static_cast<S*>(logits.data), logits.ld, targets, scale, loss, classes,
-                     slice, held, want_gradient);
+  cudaLaunchKernelEx(&config, kernel, static_cast<S*>(logits.data), logits.ld, targets, scale, loss_scale,
+                     loss, classes, slice, held, want_gradient);
 }
 
 }  // namespace
 
 void cross_entropy(cudaStream_t stream, const Matrix& logits, const int32_t* targets, float scale,
-                   float* loss, bool want_gradient) {
+                   const double* loss_scale, float* loss, bool want_gradient) {
   if (logits.rows == 0) return;
   with_type(logits.type, [&](auto type) {
     using S = typename decltype(type)::type;
     bool vectors = rows_on_16_bytes(logits) && logits.cols % static_cast<int64_t>(16 / sizeof(S)) == 0;
-    with_width<S>(vectors,
-                  [&](auto n) { launch<S, n()>(stream, logits, targets, scale, loss, want_gradient); });
+    with_width<S>(vectors, [&](auto n) {
+      launch<S, n()>(stream, logits, targets, scale, loss_scale, loss, want_gradient);
+    });
   });
 }
 

@@ -1,7 +1,6 @@
 // The CUDA backend: every op is one or a few launches on the device's stream and returns before they are
-// done, except chunk_sum_squares and sum, whose results are host values. Members check shapes on the host;
-// kernels.hpp declares what they launch. No float atomics anywhere: every sum runs in an order fixed by the
-// shapes, so results repeat bit for bit.
+// done. Members check shapes on the host; kernels.hpp declares what they launch. No float atomics anywhere:
+// every sum runs in an order fixed by the shapes, so results repeat bit for bit.
 #pragma once
 
 #include <array>
@@ -49,20 +48,20 @@ class CudaOps final : public Ops {
                               const Tensor& h) override;
   void gather_rows(const Tensor& x, Indices rows, const Tensor& y) override;
   void scatter_rows(const Tensor& y, Indices rows, const Tensor& x) override;
-  void cross_entropy(const Tensor& logits, Indices targets, float scale, const Tensor& loss,
-                     LossMode mode) override;
+  void cross_entropy(const Tensor& logits, Indices targets, float scale, const Tensor& loss, LossMode mode,
+                     const Tensor& loss_scale) override;
   void convert(const Tensor& from, const Tensor& to, float scale) override;
   void add(const Tensor& from, const Tensor& to) override;
-  void chunk_sum_squares(const Tensor& x, int64_t chunk, std::span<double> out) override;
-  double sum(const Tensor& x) override;
-  void adamw(const AdamWParams& params, const Tensor& p, const Tensor& m, const Tensor& v,
-             const Tensor& grad) override;
+  void chunk_sum_squares(const Tensor& x, int64_t chunk, const Tensor& out) override;
+  void sum(const Tensor& x, const Tensor& out) override;
+  void advance_update(const UpdateRule& rule, const Tensor& sum_squares, const Tensor& state) override;
+  void adamw(const AdamWParams& params, const Tensor& state, const Tensor& p, const Tensor& m,
+             const Tensor& v, const Tensor& grad, const Tensor& copy) override;
 
  private:
   // Device memory that stays valid until it is asked for again; it keeps its largest size.
   void* scratch(size_t bytes);
-  // Sums of squares, or of values, of `chunk` elements each: device partials, then host values.
-  void sums_of_chunks(const Tensor& x, int64_t chunk, bool squared, std::span<double> out);
+  void sums_of_chunks(const Tensor& x, int64_t chunk, bool squared, const Tensor& out);
 
   // One kernel for a product and SwiGLU: whether it can be, and whether it should (GemmTuning). `trial` is
   // made to point to memory of its own while both are timed, for products that work in place.

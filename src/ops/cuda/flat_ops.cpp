@@ -17,47 +17,47 @@ void CudaOps::add(const Tensor& from, const Tensor& to) {
   cuda_check(cudaGetLastError());
 }
 
-void CudaOps::chunk_sum_squares(const Tensor& x, int64_t chunk, std::span<double> out) {
+void CudaOps::chunk_sum_squares(const Tensor& x, int64_t chunk, const Tensor& out) {
   check(x.contiguous() && chunk > 0, "chunk_sum_squares: not a flat row in chunks");
-  int64_t size = x.numel();
-  check(static_cast<int64_t>(out.size()) == (size + chunk - 1) / chunk,
+  check(out.contiguous() && out.numel() == (x.numel() + chunk - 1) / chunk,
         "chunk_sum_squares: wrong number of chunks");
-  if (size != 0) sums_of_chunks(x, chunk, true, out);
+  sums_of_chunks(x, chunk, true, out);
 }
 
-double CudaOps::sum(const Tensor& x) {
-  check(x.contiguous(), "sum: not a flat row");
-  double total = 0;
-  if (x.numel() != 0) sums_of_chunks(x, x.numel(), false, std::span(&total, 1));
-  return total;
+void CudaOps::sum(const Tensor& x, const Tensor& out) {
+  check(x.contiguous() && out.numel() == 1, "sum: not a flat row into one number");
+  if (x.numel() == 0)
+    device_.zero(out.data, out.bytes());
+  else
+    sums_of_chunks(x, x.numel(), false, out);
 }
 
-void CudaOps::sums_of_chunks(const Tensor& x, int64_t chunk, bool squared, std::span<double> out) {
-  auto count = static_cast<int64_t>(out.size());
-  size_t partial_bytes = cuda::chunk_sums_scratch(count, chunk);
-  auto* results = static_cast<double*>(scratch(out.size_bytes() + partial_bytes));
+void CudaOps::sums_of_chunks(const Tensor& x, int64_t chunk, bool squared, const Tensor& out) {
+  int64_t count = out.numel();
   cuda::chunk_sums(device_.stream(), x.row<float>(0), x.numel(), chunk, count,
-                   squared ? cuda::Term::square : cuda::Term::value, results, results + count);
+                   squared ? cuda::Term::square : cuda::Term::value, out.row<double>(0),
+                   scratch(cuda::chunk_sums_scratch(count, chunk)));
   cuda_check(cudaGetLastError());
-  device_.copy_to_host(out.data(), results, out.size_bytes());
-  device_.synchronize();
 }
 
-void CudaOps::adamw(const AdamWParams& params, const Tensor& p, const Tensor& m, const Tensor& v,
-                    const Tensor& grad) {
+void CudaOps::advance_update(const UpdateRule& rule, const Tensor& sum_squares, const Tensor& state) {
+  check(sum_squares.contiguous() && state.numel() == kUpdateFields, "advance_update: shapes differ");
+  cuda::advance_update(device_.stream(), rule, sum_squares.row<double>(0), sum_squares.numel(),
+                       state.row<double>(0));
+  cuda_check(cudaGetLastError());
+}
+
+void CudaOps::adamw(const AdamWParams& params, const Tensor& state, const Tensor& p, const Tensor& m,
+                    const Tensor& v, const Tensor& grad, const Tensor& copy) {
   int64_t size = p.numel();
   check(m.numel() == size && v.numel() == size && grad.numel() == size, "adamw: sizes differ");
   check(p.contiguous() && m.contiguous() && v.contiguous() && grad.contiguous(), "adamw: not flat rows");
+  check(state.numel() == kUpdateFields, "adamw: not an update state");
+  check(!copy || (copy.contiguous() && copy.numel() == size), "adamw: the copy differs");
   if (size == 0) return;
-  cuda::AdamW s{params.lr,
-                params.beta1,
-                params.beta2,
-                params.eps,
-                1.0f - params.lr * params.weight_decay,
-                params.correction1,
-                params.correction2,
-                params.grad_scale};
-  cuda::adamw(device_.stream(), s, size, f32_row(p), f32_row(m), f32_row(v), f32_row(grad));
+  cuda::AdamW s{params.lr, params.beta1, params.beta2, params.eps, 1.0f - params.lr * params.weight_decay};
+  cuda::adamw(device_.stream(), s, state.row<double>(0), size, f32_row(p), f32_row(m), f32_row(v),
+              f32_row(grad), copy ? matrix_of(copy) : cuda::Matrix{});
   cuda_check(cudaGetLastError());
 }
 

@@ -8,6 +8,8 @@
 
 #include <cuda_runtime_api.h>
 
+#include "llmft/ops/update_state.hpp"
+
 namespace llmft::cuda {
 
 enum class Scalar : uint8_t { f32, bf16, f16 };
@@ -44,8 +46,9 @@ void swiglu(cudaStream_t stream, const Matrix& gate_up, const Matrix& h);
 // h.data null: not wanted.
 void swiglu_backward(cudaStream_t stream, const Matrix& dh, const Matrix& gate_up, const Matrix& h);
 
+// loss_scale null: 1.
 void cross_entropy(cudaStream_t stream, const Matrix& logits, const int32_t* targets, float scale,
-                   float* loss, bool want_gradient);
+                   const double* loss_scale, float* loss, bool want_gradient);
 
 void convert(cudaStream_t stream, const Matrix& from, const Matrix& to, float scale);
 void add(cudaStream_t stream, const Matrix& from, const Matrix& to);
@@ -57,10 +60,14 @@ size_t chunk_sums_scratch(int64_t count, int64_t chunk);
 void chunk_sums(cudaStream_t stream, const float* x, int64_t size, int64_t chunk, int64_t count, Term term,
                 double* out, void* scratch);
 
+// state: an UpdateState's fields, in device memory.
+void advance_update(cudaStream_t stream, const UpdateRule& rule, const double* sum_squares, int64_t count,
+                    double* state);
 struct AdamW {
-  float lr, beta1, beta2, eps, keep, correction1, correction2, grad_scale;
+  float lr, beta1, beta2, eps, keep;
 };
-void adamw(cudaStream_t stream, const AdamW& params, int64_t size, float* p, float* m, float* v,
-           const float* grad);
+// copy.data null: not wanted.
+void adamw(cudaStream_t stream, const AdamW& params, const double* state, int64_t size, float* p, float* m,
+           float* v, const float* grad, const Matrix& copy);
 
 }  // namespace llmft::cuda

@@ -95,10 +95,11 @@ void CudaOps::swiglu_backward(const Tensor& dh, const Tensor& gate_up, const Ten
 }
 
 void CudaOps::cross_entropy(const Tensor& logits, Indices targets, float scale, const Tensor& loss,
-                            LossMode mode) {
+                            LossMode mode, const Tensor& loss_scale) {
   check(targets.size == logits.rows && loss.numel() == logits.rows, "cross_entropy: shapes differ");
   if (logits.rows == 0) return;
-  cuda::cross_entropy(device_.stream(), matrix_of(logits), targets.data, scale, f32_row(loss),
+  cuda::cross_entropy(device_.stream(), matrix_of(logits), targets.data, scale,
+                      loss_scale ? loss_scale.row<double>(0) : nullptr, f32_row(loss),
                       mode == LossMode::loss_and_gradient);
   cuda_check(cudaGetLastError());
 }

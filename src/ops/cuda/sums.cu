@@ -8,6 +8,16 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int64_t kPiece = 65536;  // elements of one block
 
+// Thread 0 gets the block's sum.
+__device__ double block_sum(double value) {
+  __shared__ double warp_totals[kThreads / kWarp];
+  value = warp_sum(value);
+  if (threadIdx.x % kWarp == 0) warp_totals[threadIdx.x / kWarp] = value;
+  __syncthreads();
+  for (int warp = 1; threadIdx.x == 0 && warp < kThreads / kWarp; ++warp) value += warp_totals[warp];
+  return value;
+}
+
 template <Term kTerm, int N>
 __global__ void __launch_bounds__(kThreads)
     sum_pieces(const float* __restrict__ x, int64_t size, int64_t chunk, double* __restrict__ partial) {
@@ -28,13 +38,8 @@ __global__ void __launch_bounds__(kThreads)
   }
   if (whole + threadIdx.x < end) add(x[whole + threadIdx.x]);
 
-  __shared__ double warp_totals[kThreads / kWarp];
-  total = warp_sum(total);
-  if (threadIdx.x % kWarp == 0) warp_totals[threadIdx.x / kWarp] = total;
-  __syncthreads();
-  if (threadIdx.x != 0) return;
-  for (int warp = 1; warp < kThreads / kWarp; ++warp) total += warp_totals[warp];
-  partial[int64_t{blockIdx.x} * gridDim.y + blockIdx.y] = total;
+  total = block_sum(total);
+  if (threadIdx.x == 0) partial[int64_t{blockIdx.x} * gridDim.y + blockIdx.y] = total;
 }
 
 __global__ void add_pieces(const double* __restrict__ partial, int64_t pieces, int64_t count,
@@ -44,6 +49,16 @@ __global__ void add_pieces(const double* __restrict__ partial, int64_t pieces, i
   double total = 0;
   for (int64_t piece = 0; piece < pieces; ++piece) total += partial[i * pieces + piece];
   out[i] = total;
+}
+
+// One block.
+__global__ void __launch_bounds__(kThreads)
+    advance_kernel(UpdateRule rule, const double* __restrict__ sum_squares, int64_t count,
+                   double* __restrict__ state) {
+  double total = 0;
+  for (int64_t i = threadIdx.x; i < count; i += kThreads) total += sum_squares[i];
+  total = block_sum(total);
+  if (threadIdx.x == 0) advance(*reinterpret_cast<UpdateState*>(state), rule, total);
 }
 
 int64_t pieces_of(int64_t chunk) {
@@ -77,6 +92,11 @@ void chunk_sums(cudaStream_t stream, const float* x, int64_t size, int64_t chunk
   constexpr int threads = 128;
   auto blocks = static_cast<unsigned>((count + threads - 1) / threads);
   add_pieces<<<blocks, threads, 0, stream>>>(partial, pieces_of(chunk), count, out);
+}
+
+void advance_update(cudaStream_t stream, const UpdateRule& rule, const double* sum_squares, int64_t count,
+                    double* state) {
+  advance_kernel<<<1, kThreads, 0, stream>>>(rule, sum_squares, count, state);
 }
 
 }  // namespace llmft::cuda
