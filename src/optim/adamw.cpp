@@ -29,8 +29,8 @@ AdamW::AdamW(const AdamWOptions& options, const GradientOptions& gradients, Ops&
     int64_t numel = store.tensors().block(b).trainable_numel, chunk = norm_chunk(numel);
     chunks += (numel + chunk - 1) / chunk;
   }
-  sums_ = Buffer(device, static_cast<size_t>(chunks) * sizeof(double), MemoryPart::optimizer);
-  state_ = Buffer(device, sizeof(UpdateState), MemoryPart::optimizer);
+  sums_ = Buffer(device, static_cast<size_t>(chunks) * sizeof(double), MemoryPart::workspace);
+  state_ = Buffer(device, sizeof(UpdateState), MemoryPart::workspace);
   UpdateState start;
   start.loss_scale = gradients.loss_scaling ? gradients.initial_scale : 1;
   write_state(start);

@@ -147,7 +147,7 @@ TEST_CASE("FSDP holds a share of parameters, gradients and optimizer state betwe
     LlamaTensors tensors(load_llama_config(folder / "model"), adapter);
     auto comm = make_host_comm(process);
     auto store = make_param_store(strategy, {tensors, recipe, *ops, *comm, Reduction::fast});
-    AdamW optimizer({}, *ops, *store, *comm);
+    AdamW optimizer({}, {}, *ops, *store, *comm);
     load_model(folder / "model", tensors, recipe, 1, *store);
     if (!adapter_folder.empty()) load_adapter(adapter_folder, tensors, *store);
     return std::pair(device->bytes_held(), device->bytes_held(MemoryPart::optimizer));
