@@ -39,6 +39,8 @@ class OpTest {
   // any order, and an exp of arguments of size 10. Matrix products in tf32 add the rounding of both operands.
   double f32_slack = 2e-6;
   double matmul_slack = 2e-6;
+  // Of attention's result and twice of its gradients, beside their roundings; grows with the scores.
+  double attention_slack = 2e-6;
   // How much further apart rows are than long, taken in turn.
   std::vector<int64_t> gaps = {0, 1, 8, 3};
   // Roundings an attention's result may carry: one, and more where a backend rounds probabilities on the way.

@@ -1,6 +1,7 @@
 // The attention cases of the table on the GPU: the own kernels (f32) and cuDNN's (16-bit, where the head
 // fits).
 #include <cmath>
+#include <cstring>
 #include <random>
 #include <string_view>
 #include <vector>
@@ -13,6 +14,11 @@ namespace {
 using namespace llmft;
 using namespace llmft::test;
 
+// Both factors of every product are rounded by up to 2^-11, by 2^-12.6 in quadratic mean. A score of standard
+// normals is then off by 2^-12.1 of its size, a result by that of the scores, of the probabilities and of the
+// values: 2^-11 together.
+constexpr double kTf32 = 0x1p-10;
+
 std::vector<OpCase> attention_cases() {
   std::vector<OpCase> result;
   for (const OpCase& op_case : op_cases())
@@ -20,16 +26,16 @@ std::vector<OpCase> attention_cases() {
   return result;
 }
 
-void run_attention(DType type, AttentionOrder order, double roundings) {
+void run_attention(DType type, MatmulMode mode, AttentionOrder order, double roundings, double slack) {
   auto device = make_cuda_device(0);
-  auto ops = make_cuda_ops(*device, MatmulMode::f32, order);
-  OpTest odd(*ops, type);
-  odd.attention_roundings = roundings;
-  run_cases(odd, attention_cases());
-  OpTest aligned(*ops, type);
-  aligned.attention_roundings = roundings;
-  aligned.gaps = {0, 64, 8};
-  run_cases(aligned, attention_cases());
+  auto ops = make_cuda_ops(*device, mode, order);
+  for (const std::vector<int64_t>& gaps : {std::vector<int64_t>{0, 1, 8, 3}, {0, 64, 8}}) {
+    OpTest test(*ops, type);
+    test.attention_roundings = roundings;
+    test.attention_slack = slack;
+    test.gaps = gaps;
+    run_cases(test, attention_cases());
+  }
 }
 
 struct Gradients {
@@ -122,8 +128,205 @@ TEST_CASE("CUDA attention computes its formulas") {
   }
   // cuDNN rounds probabilities and their gradients to 16 bits before the second products
   for (AttentionOrder order : {AttentionOrder::fast, AttentionOrder::deterministic}) {
-    run_attention(DType::f32, order, 1);
-    run_attention(DType::bf16, order, 3);
-    run_attention(DType::f16, order, 3);
+    run_attention(DType::f32, MatmulMode::f32, order, 1, 2e-6);
+    run_attention(DType::f32, MatmulMode::tf32, order, 1, kTf32);
+    run_attention(DType::bf16, MatmulMode::f32, order, 3, 2e-6);
+    run_attention(DType::f16, MatmulMode::f32, order, 3, 2e-6);
   }
+}
+
+namespace {
+
+// One attention, forward and backward, as training lays its tensors out: Q, K and V beside each other, rows a
+// little further apart than they are long.
+struct Problem {
+  AttentionShape shape;
+  std::vector<int32_t> cu_seqlens;
+  DType type;           // its inputs are values of this type
+  int64_t lse_gap = 0;  // 1: not for the library
+
+  int64_t tokens() const { return cu_seqlens.back(); }
+  int64_t q_width() const { return shape.heads * shape.head_dim; }
+  int64_t kv_width() const { return shape.kv_heads * shape.head_dim; }
+};
+struct Kernels {
+  DType type;
+  MatmulMode mode;
+  AttentionOrder order;
+};
+struct Results {
+  Matrix out, lse, dq, dk, dv;
+};
+
+// Host copies of what a problem starts from: the same for every kernel.
+struct Inputs {
+  Matrix qkv, dout;
+};
+Inputs inputs_of(const Problem& p) {
+  auto normal = [&](int64_t cols, uint64_t stream) {
+    CounterRng rng(test_seed(), stream);
+    Matrix x(p.tokens(), cols);
+    for (size_t i = 0; i < x.values.size(); ++i) x.values[i] = rounded_to(p.type, rng.normal(i));
+    return x;
+  };
+  return {normal(p.q_width() + 2 * p.kv_width(), 1), normal(p.q_width(), 2)};
+}
+
+Results run(const Problem& p, const Inputs& inputs, const Kernels& kernels) {
+  auto device = make_cuda_device(0);
+  auto ops = make_cuda_ops(*device, kernels.mode, kernels.order);
+  std::vector<Buffer> buffers;
+  int64_t tokens = p.tokens();
+  auto make = [&](DType type, int64_t cols, int64_t gap, const Matrix* values) {
+    std::vector<std::byte> image(static_cast<size_t>(tokens * (cols + gap)) * size_of(type), std::byte{0xff});
+    if (values != nullptr)
+      visit_dtype(type, [&]<class S>(S) {
+        for (int64_t t = 0; t < tokens; ++t)
+          for (int64_t c = 0; c < cols; ++c) {
+            S value = from_float<S>(static_cast<float>((*values)(t, c)));
+            std::memcpy(image.data() + static_cast<size_t>(t * (cols + gap) + c) * sizeof(S), &value,
+                        sizeof(S));
+          }
+      });
+    buffers.emplace_back(*device, image.size(), MemoryPart::workspace);
+    device->copy_to_device(buffers.back().data(), image.data(), image.size());
+    device->synchronize();
+    return buffers.back().view(type, tokens, cols + gap).col_range(0, cols);
+  };
+  auto read = [&](const Tensor& x) {
+    auto pitch = static_cast<size_t>(x.ld) * size_of(x.dtype);
+    std::vector<std::byte> image(static_cast<size_t>(x.rows) * pitch);
+    size_t bytes = image.size() - static_cast<size_t>(x.ld - x.cols) * size_of(x.dtype);
+    device->copy_to_host(image.data(), x.data, bytes);
+    device->synchronize();
+    Matrix result(x.rows, x.cols);
+    visit_dtype(x.dtype, [&]<class S>(S) {
+      for (int64_t t = 0; t < x.rows; ++t)
+        for (int64_t c = 0; c < x.cols; ++c) {
+          S value;
+          std::memcpy(&value,
+                      image.data() + static_cast<size_t>(t) * pitch + static_cast<size_t>(c) * sizeof(S),
+                      sizeof(S));
+          result(t, c) = to_float(value);
+        }
+    });
+    return result;
+  };
+  buffers.emplace_back(*device, p.cu_seqlens.size() * sizeof(int32_t), MemoryPart::workspace);
+  device->copy_to_device(buffers.back().data(), p.cu_seqlens.data(), buffers.back().bytes());
+  Indices documents{static_cast<const int32_t*>(buffers.back().data()),
+                    static_cast<int64_t>(p.cu_seqlens.size())};
+
+  int64_t width = p.q_width() + 2 * p.kv_width();
+  Tensor qkv = make(kernels.type, width, 64, &inputs.qkv), dqkv = make(kernels.type, width, 64, nullptr);
+  Tensor dout = make(kernels.type, p.q_width(), 8, &inputs.dout),
+         out = make(kernels.type, p.q_width(), 8, nullptr);
+  Tensor lse = make(DType::f32, p.shape.heads, p.lse_gap, nullptr);
+  auto q = [&](const Tensor& x) { return x.col_range(0, p.q_width()); };
+  auto k = [&](const Tensor& x) { return x.col_range(p.q_width(), p.kv_width()); };
+  auto v = [&](const Tensor& x) { return x.col_range(p.q_width() + p.kv_width(), p.kv_width()); };
+  ops->attention(p.shape, documents, q(qkv), k(qkv), v(qkv), out, lse);
+  ops->attention_backward(p.shape, documents, q(qkv), k(qkv), v(qkv), out, lse, dout, q(dqkv), k(dqkv),
+                          v(dqkv));
+  return {read(out), read(lse), read(q(dqkv)), read(k(dqkv)), read(v(dqkv))};
+}
+
+// The whole, and every row by itself: one wrong row of many would not show in the whole.
+void check_near(const char* what, const Matrix& got, const Matrix& want, double tolerance) {
+  CAPTURE(what);
+  CHECK(distance(got, want) <= tolerance * norm_of(want));
+  double typical = norm_of(want) / std::sqrt(static_cast<double>(std::max<int64_t>(want.rows, 1)));
+  double worst = 0;
+  int64_t worst_row = -1;
+  for (int64_t row = 0; row < want.rows; ++row) {
+    Matrix a = got.row_range(row, 1), b = want.row_range(row, 1);
+    double error = distance(a, b) / (norm_of(b) + typical);
+    if (!(error <= worst)) worst = error, worst_row = row;
+  }
+  CAPTURE(worst_row);
+  CHECK(worst <= 6 * tolerance);
+}
+
+void check_same(const Results& a, const Results& b) {
+  CHECK(a.out.values == b.out.values);
+  CHECK(a.lse.values == b.lse.values);
+  CHECK(a.dq.values == b.dq.values);
+  CHECK(a.dk.values == b.dk.values);
+  CHECK(a.dv.values == b.dv.values);
+}
+
+struct Precision {
+  const char* name;
+  Kernels kernels;
+  double tolerance;  // of the result; gradients have twice that
+};
+// 16 bits: inputs are exact, probabilities, their gradients and the result are rounded once each.
+std::vector<Precision> precisions() {
+  constexpr auto kOrder = AttentionOrder::deterministic;
+  return {{"tf32", {DType::f32, MatmulMode::tf32, kOrder}, kTf32},
+          {"bf16", {DType::bf16, MatmulMode::f32, kOrder}, 1.5 * unit_roundoff(DType::bf16)},
+          {"f16", {DType::f16, MatmulMode::f32, kOrder}, 1.5 * unit_roundoff(DType::f16)}};
+}
+
+std::vector<int32_t> starts(const std::vector<int32_t>& lengths) {
+  std::vector<int32_t> result = {0};
+  for (int32_t length : lengths) result.push_back(result.back() + length);
+  return result;
+}
+
+}  // namespace
+
+TEST_CASE("CUDA attention on tensor cores equals the exact kernels, for all lengths and heads") {
+  if (cuda_device_count() == 0) {
+    MESSAGE("skipped: no GPU on this machine");
+    return;
+  }
+  std::vector<Problem> problems;
+  std::vector<int32_t> short_ones =
+      starts({1, 2, 7, 8, 9, 1, 1, 15, 16, 17, 31, 32, 33, 63, 64, 65, 0, 127, 128, 129, 1});
+  for (int64_t head_dim : {64, 128}) {
+    problems.push_back({{32, 8, head_dim}, short_ones, DType::f32});
+    problems.push_back({{4, 4, head_dim}, starts({191, 192, 193, 255, 256, 257, 500, 1}), DType::f32});
+    problems.push_back({{8, 2, head_dim}, starts({1023, 1024, 1025, 3, 2048, 2047}), DType::f32});
+    problems.push_back({{3, 1, head_dim}, starts({1}), DType::f32});
+  }
+  problems.push_back({{4, 1, 64}, starts({8192}), DType::f32});
+  for (const Precision& precision : precisions())
+    for (Problem problem : problems)
+      for (int64_t lse_gap : {0, 1}) {  // 1: the library does not take it
+        problem.type = precision.kernels.type;
+        problem.lse_gap = lse_gap;
+        INFO(fmt::format("{}, {} / {} heads of {}, {} tokens in {} documents, lse gap {}, LLMFT_TEST_SEED={}",
+                         precision.name, problem.shape.heads, problem.shape.kv_heads, problem.shape.head_dim,
+                         problem.tokens(), problem.cu_seqlens.size() - 1, lse_gap, test_seed()));
+        Inputs inputs = inputs_of(problem);
+        Results want = run(problem, inputs, {DType::f32, MatmulMode::f32, AttentionOrder::deterministic});
+        Results got = run(problem, inputs, precision.kernels);
+        check_near("out", got.out, want.out, precision.tolerance);
+        check_near("lse", got.lse, want.lse, kTf32);
+        check_near("dq", got.dq, want.dq, 2 * precision.tolerance);
+        check_near("dk", got.dk, want.dk, 2 * precision.tolerance);
+        check_near("dv", got.dv, want.dv, 2 * precision.tolerance);
+        check_same(got, run(problem, inputs, precision.kernels));
+      }
+}
+
+TEST_CASE("CUDA attention on tensor cores: a document's results do not depend on its neighbours") {
+  if (cuda_device_count() == 0) {
+    MESSAGE("skipped: no GPU on this machine");
+    return;
+  }
+  for (const Precision& precision : precisions())
+    for (int64_t head_dim : {64, 128}) {
+      CAPTURE(precision.name);
+      CAPTURE(head_dim);
+      Problem all{{8, 2, head_dim}, starts({33, 300, 1, 129}), precision.kernels.type, 1};
+      Problem alone = all;
+      alone.cu_seqlens = {0, 300};
+      Inputs inputs = inputs_of(all);
+      Inputs part{inputs.qkv.row_range(33, 300), inputs.dout.row_range(33, 300)};
+      Results whole = run(all, inputs, precision.kernels);
+      for (Matrix* x : {&whole.out, &whole.lse, &whole.dq, &whole.dk, &whole.dv}) *x = x->row_range(33, 300);
+      check_same(run(alone, part, precision.kernels), whole);
+    }
 }

@@ -1,8 +1,12 @@
-// Which attention runs: cuDNN's where it takes the tensors and the asked order of sums, else the kernels of
-// this project, which take everything. Both read and write the same lse, so forward and backward may differ.
+// Which attention runs: cuDNN's where it takes the tensors and the asked order of sums, else this project's
+// on tensor cores (16 bits, and f32 in tf32 mode), else its plain kernels, which take everything. All read
+// and write the same lse, so forward and backward may differ.
 #include "attention.hpp"
 
+#include <algorithm>
 #include <cmath>
+#include <cstdlib>
+#include <string_view>
 
 #include "attention_cudnn.hpp"
 #include "attention_kernels.hpp"
@@ -39,9 +43,16 @@ cuda::AttentionSizes sizes_of(const AttentionArguments& a) {
           .scale = 1.0f / std::sqrt(static_cast<float>(a.shape.head_dim))};
 }
 
+// LLMFT_ATTENTION=plain keeps tensor cores out of the project's own kernels, to compare with.
+bool tensor_cores_wanted() {
+  const char* wanted = std::getenv("LLMFT_ATTENTION");
+  return wanted == nullptr || std::string_view(wanted) != "plain";
+}
+
 class GpuAttention final : public AttentionEngine {
  public:
-  GpuAttention(CudaDevice& device, AttentionOrder order) : device_(device), order_(order), cudnn_(device) {}
+  GpuAttention(CudaDevice& device, MatmulMode mode, AttentionOrder order)
+      : device_(device), mode_(mode), order_(order), cudnn_(device) {}
 
   void attention(const AttentionShape& shape, Indices cu_seqlens, const Tensor& q, const Tensor& k,
                  const Tensor& v, const Tensor& out, const Tensor& lse) override {
@@ -50,8 +61,9 @@ class GpuAttention final : public AttentionEngine {
     AttentionArguments a{
         .shape = shape, .cu_seqlens = cu_seqlens, .q = q, .k = k, .v = v, .out = out, .lse = lse};
     if (cudnn_.forward(a)) return;
-    cuda::attention(device_.stream(), sizes_of(a), matrix_of(q), matrix_of(k), matrix_of(v), matrix_of(out),
-                    matrix_of(lse));
+    auto* kernel = on_tensor_cores(shape, {q, k, v, out}) ? cuda::tensor_attention : cuda::attention;
+    kernel(device_.stream(), sizes_of(a), matrix_of(q), matrix_of(k), matrix_of(v), matrix_of(out),
+           matrix_of(lse));
     cuda_check(cudaGetLastError());
   }
 
@@ -69,14 +81,25 @@ class GpuAttention final : public AttentionEngine {
       delta_ = Buffer();
       delta_ = Buffer(device_, bytes, MemoryPart::workspace);
     }
-    cuda::attention_backward(device_.stream(), sizes_of(a), matrix_of(q), matrix_of(k), matrix_of(v),
-                             matrix_of(out), matrix_of(lse), matrix_of(dout), matrix_of(dq), matrix_of(dk),
-                             matrix_of(dv), static_cast<float*>(delta_.data()));
+    auto* kernel = on_tensor_cores(shape, {q, k, v, out, dout, dq, dk, dv}) ? cuda::tensor_attention_backward
+                                                                            : cuda::attention_backward;
+    kernel(device_.stream(), sizes_of(a), matrix_of(q), matrix_of(k), matrix_of(v), matrix_of(out),
+           matrix_of(lse), matrix_of(dout), matrix_of(dq), matrix_of(dk), matrix_of(dv),
+           static_cast<float*>(delta_.data()));
     cuda_check(cudaGetLastError());
   }
 
  private:
+  bool on_tensor_cores(const AttentionShape& shape, std::initializer_list<Tensor> tensors) const {
+    static const bool wanted = tensor_cores_wanted();
+    if (!wanted || (tensors.begin()->dtype == DType::f32 && mode_ != MatmulMode::tf32)) return false;
+    return std::all_of(tensors.begin(), tensors.end(), [&](const Tensor& x) {
+      return cuda::tensor_attention_takes(static_cast<int>(shape.head_dim), matrix_of(x));
+    });
+  }
+
   CudaDevice& device_;
+  MatmulMode mode_;
   AttentionOrder order_;
   CudnnAttention cudnn_;
   Buffer delta_;
@@ -84,10 +107,9 @@ class GpuAttention final : public AttentionEngine {
 
 }  // namespace
 
-// The mode changes nothing: scores of f32 tensors are f32 products in tf32 mode too.
-std::unique_ptr<AttentionEngine> make_attention_engine(CudaDevice& device, MatmulMode /*mode*/,
+std::unique_ptr<AttentionEngine> make_attention_engine(CudaDevice& device, MatmulMode mode,
                                                        AttentionOrder order) {
-  return std::make_unique<GpuAttention>(device, order);
+  return std::make_unique<GpuAttention>(device, mode, order);
 }
 
 }  // namespace llmft

@@ -26,6 +26,16 @@ void attention_backward(cudaStream_t stream, const AttentionSizes& sizes, const 
                         const Matrix& v, const Matrix& out, const Matrix& lse, const Matrix& dout,
                         const Matrix& dq, const Matrix& dk, const Matrix& dv, float* delta);
 
+// The same two on tensor cores: 16-bit elements as they are, f32 rounded to tf32, f32 sums. They take heads
+// of 64 and 128 whose rows start on 16 bytes in every matrix but lse.
+bool tensor_attention_takes(int head_dim, const Matrix& x);
+void tensor_attention(cudaStream_t stream, const AttentionSizes& sizes, const Matrix& q, const Matrix& k,
+                      const Matrix& v, const Matrix& out, const Matrix& lse);
+void tensor_attention_backward(cudaStream_t stream, const AttentionSizes& sizes, const Matrix& q,
+                               const Matrix& k, const Matrix& v, const Matrix& out, const Matrix& lse,
+                               const Matrix& dout, const Matrix& dq, const Matrix& dk, const Matrix& dv,
+                               float* delta);
+
 // lengths[slot] of each document, and offsets[i * pitch + slot] = its first token * strides[i], slots + 1 of
 // them.
 struct DocumentTables {

@@ -1,0 +1,316 @@
+// What the tensor-core attention kernels share. A warp multiplies by mma.sync: m16n8k16 for 16-bit elements,
+// m16n8k8 for f32 rounded to tf32, always f32 sums. In both a lane is (g, t) = (lane / 4, lane % 4), the A
+// and B fragments are words (one f32 or two 16-bit elements), and a sum's four elements are (row g, columns
+// 2t, 2t + 1) and (row g + 8, the same columns).
+// The order of the terms of a product's sum is free as long as A and B agree. So where rows of both operands
+// are contiguous along the sum ("nt"), a lane takes the 16 bytes t of every 64: its words 0, 1 are those of
+// one mma and 2, 3 of the next. And an accumulator tile of 8 (f32) or two of them (16-bit) become the A
+// fragment of the next product in place, where the sum runs over B's rows ("nn").
+// Tiles lie in shared memory as rows of D elements without gaps; 16-byte chunk c of row r is at c ^
+// swizzle(r), which keeps all accesses here free of bank conflicts (tests/ops emulate that on the CPU).
+#pragma once
+
+#include "attention_tile.cuh"
+
+namespace llmft::cuda::mma {
+
+constexpr int kWarps = 4;
+constexpr int kThreads = kWarps * kWarp;
+constexpr float kLog2e = 1.4426950408889634f;
+
+template <class S>
+constexpr bool kIsF32 = std::is_same_v<S, float>;
+
+__device__ inline int swizzle(int row) {
+  return (row & 7) ^ ((row & 1) << 2);
+}
+
+template <class S, int D>
+struct Layout {
+  static constexpr int kRowBytes = D * static_cast<int>(sizeof(S));
+  static constexpr int kChunks = kRowBytes / 16;
+  static constexpr int kGroups = kChunks / 4;  // of 64 bytes
+  static_assert(kChunks >= 8);
+
+  __device__ static int at(int row, int chunk) { return row * kRowBytes + ((chunk ^ swizzle(row)) << 4); }
+  // at(row + 8 i, chunk ^ c) for a place at(row, chunk) and constants i, c: a lane's few places and immediate
+  // offsets serve all its accesses.
+  __device__ static int moved(int place, int i, int c) {
+    return (place ^ ((c & 7) << 4)) + i * 8 * kRowBytes + (c >> 3) * 128;
+  }
+};
+
+__device__ inline uint32_t shared_address(const void* p) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
+}
+
+// Copies 16 or 4 bytes, or writes as many zeros where keep is false.
+__device__ inline void copy_16(uint32_t to, const void* from, bool keep) {
+  int bytes = keep ? 16 : 0;
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(to), "l"(from), "r"(bytes) : "memory");
+}
+__device__ inline void copy_4(uint32_t to, const void* from, bool keep) {
+  int bytes = keep ? 4 : 0;
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;\n" ::"r"(to), "l"(from), "r"(bytes) : "memory");
+}
+__device__ inline void copies_end() {
+  asm volatile("cp.async.wait_all;\n" ::: "memory");
+}
+
+// Starts the copy of rows begin .. begin + rows of a head; zeros below them.
+template <class S, int D, int Rows>
+__device__ void copy_tile(uint32_t tile, const Heads<S>& x, int head, int begin, int rows) {
+  using L = Layout<S, D>;
+  constexpr int per_chunk = 16 / static_cast<int>(sizeof(S));
+  static_assert(Rows * L::kChunks % kThreads == 0);
+  const S* from = x.data + int64_t{begin} * x.ld + int64_t{head} * D;
+#pragma unroll
+  for (int step = 0; step < Rows * L::kChunks / kThreads; ++step) {
+    int item = static_cast<int>(threadIdx.x) + step * kThreads;
+    int row = item / L::kChunks, chunk = item % L::kChunks;
+    bool inside = row < rows;
+    copy_16(tile + L::at(row, chunk), from + (inside ? row * x.ld + chunk * per_chunk : 0), inside);
+  }
+}
+
+__device__ inline uint4 read_16(uint32_t at) {
+  uint4 x;
+  asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];\n"
+               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+               : "r"(at)
+               : "memory");
+  return x;
+}
+__device__ inline float2 read_pair(uint32_t at) {
+  float2 x;
+  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];\n" : "=f"(x.x), "=f"(x.y) : "r"(at) : "memory");
+  return x;
+}
+
+// To tf32, nearest, ties away from zero.
+__device__ inline uint32_t tf32(uint32_t bits) {
+  uint32_t rounded;
+  asm("cvt.rna.tf32.f32 %0, %1;\n" : "=r"(rounded) : "f"(__uint_as_float(bits)));
+  return rounded;
+}
+// Words as the products take them.
+template <class S>
+__device__ uint4 operand(uint4 x) {
+  if constexpr (kIsF32<S>) return {tf32(x.x), tf32(x.y), tf32(x.z), tf32(x.w)};
+  return x;
+}
+
+template <class S>
+__device__ void multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  if constexpr (kIsF32<S>)
+    asm volatile(
+        "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};\n"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  else if constexpr (std::is_same_v<S, __half>)
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};\n"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  else
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};\n"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// The A fragments of two mma: rows g and g + 8 of the m-th 16, 64 bytes of each.
+struct TwoFragments {
+  uint32_t words[2][4];
+};
+template <class S, int D>
+__device__ TwoFragments read_a(uint32_t tile, int place, int m, int group) {
+  using L = Layout<S, D>;
+  uint4 x = operand<S>(read_16(tile + L::moved(place, 2 * m, 4 * group)));
+  uint4 y = operand<S>(read_16(tile + L::moved(place, 2 * m + 1, 4 * group)));
+  return {{{x.x, y.x, x.y, y.y}, {x.z, y.z, x.w, y.w}}};
+}
+
+// sums[m][n] += A B^T, A: 16 Ms rows from `first` on, B: N rows; both tiles of D columns.
+template <class S, int D, int Ms, int N>
+__device__ void product_nt(uint32_t a, int first, uint32_t b, float (&sums)[Ms][N / 8][4]) {
+  using L = Layout<S, D>;
+  int lane = static_cast<int>(threadIdx.x) % kWarp, place = L::at(lane / 4, lane % 4);
+  a += static_cast<uint32_t>(first * L::kRowBytes);
+#pragma unroll
+  for (int group = 0; group < L::kGroups; ++group) {
+    TwoFragments x[Ms];
+#pragma unroll
+    for (int m = 0; m < Ms; ++m) x[m] = read_a<S, D>(a, place, m, group);
+#pragma unroll
+    for (int n = 0; n < N / 8; ++n) {
+      uint4 y = operand<S>(read_16(b + L::moved(place, n, 4 * group)));
+#pragma unroll
+      for (int m = 0; m < Ms; ++m) {
+        multiply<S>(sums[m][n], x[m].words[0], y.x, y.y);
+        multiply<S>(sums[m][n], x[m].words[1], y.z, y.w);
+      }
+    }
+  }
+}
+
+template <class S>
+__device__ uint32_t two_words(float low, float high) {
+  const float both[2] = {low, high};
+  return pack_word<S>(both);
+}
+
+// sums[m][..] += P B, P: 16 Ms x N as a product left it, B: N rows of D columns. Columns of sums: see
+// write_sums.
+template <class S, int D, int Ms, int N>
+__device__ void product_nn(const float (&p)[Ms][N / 8][4], uint32_t b, float (&sums)[Ms][D / 8][4]) {
+  using L = Layout<S, D>;
+  int lane = static_cast<int>(threadIdx.x) % kWarp;
+  if constexpr (kIsF32<S>) {
+    int g = lane / 4, t = lane % 4;
+    int even = L::at(2 * t, g), odd = L::at(2 * t + 1, g);
+    // terms t and t + 4 of the mma are rows 2t and 2t + 1 of B; column n of its tile j is column 4n + j of 32
+#pragma unroll
+    for (int k = 0; k < N / 8; ++k) {
+      uint32_t a[Ms][4];
+#pragma unroll
+      for (int m = 0; m < Ms; ++m) {
+        a[m][0] = tf32(__float_as_uint(p[m][k][0]));
+        a[m][1] = tf32(__float_as_uint(p[m][k][2]));
+        a[m][2] = tf32(__float_as_uint(p[m][k][1]));
+        a[m][3] = tf32(__float_as_uint(p[m][k][3]));
+      }
+#pragma unroll
+      for (int c = 0; c < D / 32; ++c) {
+        uint4 x = operand<S>(read_16(b + L::moved(even, k, 8 * c)));
+        uint4 y = operand<S>(read_16(b + L::moved(odd, k, 8 * c)));
+#pragma unroll
+        for (int m = 0; m < Ms; ++m) {
+          multiply<S>(sums[m][4 * c + 0], a[m], x.x, y.x);
+          multiply<S>(sums[m][4 * c + 1], a[m], x.y, y.y);
+          multiply<S>(sums[m][4 * c + 2], a[m], x.z, y.z);
+          multiply<S>(sums[m][4 * c + 3], a[m], x.w, y.w);
+        }
+      }
+    }
+  } else {
+    int place = L::at(lane & 15, lane / 16);  // of the row whose address this lane gives
+#pragma unroll
+    for (int k = 0; k < N / 16; ++k) {
+      uint32_t a[Ms][4];
+#pragma unroll
+      for (int m = 0; m < Ms; ++m) {
+        a[m][0] = two_words<S>(p[m][2 * k][0], p[m][2 * k][1]);
+        a[m][1] = two_words<S>(p[m][2 * k][2], p[m][2 * k][3]);
+        a[m][2] = two_words<S>(p[m][2 * k + 1][0], p[m][2 * k + 1][1]);
+        a[m][3] = two_words<S>(p[m][2 * k + 1][2], p[m][2 * k + 1][3]);
+      }
+#pragma unroll
+      for (int c = 0; c < D / 8; c += 2) {
+        uint32_t x0, x1, y0, y1;
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];\n"
+                     : "=r"(x0), "=r"(x1), "=r"(y0), "=r"(y1)
+                     : "r"(b + L::moved(place, 2 * k, c))
+                     : "memory");
+#pragma unroll
+        for (int m = 0; m < Ms; ++m) {
+          multiply<S>(sums[m][c], a[m], x0, x1);
+          multiply<S>(sums[m][c + 1], a[m], y0, y1);
+        }
+      }
+    }
+  }
+}
+
+// Rows first .. of a warp's product_nn sums, times the rows' factors (rows g and g + 8 of every 16), to a
+// head's rows begin + first ..; rows from `rows` on are left out.
+template <class S, int D, int Ms>
+__device__ void write_sums(const float (&sums)[Ms][D / 8][4], const float (&factors)[Ms][2],
+                           const Heads<S>& x, int head, int begin, int first, int rows) {
+  int lane = static_cast<int>(threadIdx.x) % kWarp, g = lane / 4, t = lane % 4;
+#pragma unroll
+  for (int m = 0; m < Ms; ++m)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      int row = first + 16 * m + 8 * half + g;
+      if (row >= rows) continue;
+      float f = factors[m][half];
+      S* to = x.data + int64_t{begin + row} * x.ld + int64_t{head} * D;
+      if constexpr (kIsF32<S>) {
+#pragma unroll
+        for (int c = 0; c < D / 32; ++c)
+#pragma unroll
+          for (int odd = 0; odd < 2; ++odd) {
+            int e = 2 * half + odd;
+            *reinterpret_cast<float4*>(to + 32 * c + 8 * t + 4 * odd) =
+                make_float4(sums[m][4 * c][e] * f, sums[m][4 * c + 1][e] * f, sums[m][4 * c + 2][e] * f,
+                            sums[m][4 * c + 3][e] * f);
+          }
+      } else {
+#pragma unroll
+        for (int c = 0; c < D / 8; ++c)
+          *reinterpret_cast<uint32_t*>(to + 8 * c + 2 * t) =
+              two_words<S>(sums[m][c][2 * half] * f, sums[m][c][2 * half + 1] * f);
+      }
+    }
+}
+
+__device__ inline float exp2_fast(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// The tile of `size` tokens of that number; every warp finds it for itself.
+template <int Size>
+__device__ TilePlace find_tile_of(const AttentionSizes& sizes, int64_t number) {
+  int lane = static_cast<int>(threadIdx.x) % kWarp;
+  int64_t before = 0;
+  for (int64_t document = lane; document - lane < sizes.documents; document += kWarp) {
+    int begin = 0, end = 0;
+    if (document < sizes.documents) {
+      begin = sizes.cu_seqlens[document];
+      end = sizes.cu_seqlens[document + 1];
+      if (begin < 0 || end < begin || end > sizes.tokens) __trap();
+    }
+    int tiles = (end - begin + Size - 1) / Size, through = tiles;
+#pragma unroll
+    for (int step = 1; step < kWarp; step *= 2) {
+      int other = __shfl_up_sync(kAllLanes, through, step);
+      if (lane >= step) through += other;
+    }
+    unsigned beyond = __ballot_sync(kAllLanes, before + through > number);
+    if (beyond != 0) {
+      int owner = __ffs(static_cast<int>(beyond)) - 1;
+      auto tile = static_cast<int>(number - before) - (through - tiles);
+      return {__shfl_sync(kAllLanes, begin, owner), __shfl_sync(kAllLanes, end - begin, owner),
+              __shfl_sync(kAllLanes, tile, owner)};
+    }
+    before += __shfl_sync(kAllLanes, through, kWarp - 1);
+  }
+  return {0, 0, -1};
+}
+template <int Size>
+int64_t most_tiles_of(const AttentionSizes& sizes) {
+  return sizes.tokens / Size + sizes.documents;
+}
+
+template <class Kernel, class... Arguments>
+void launch(Kernel kernel, cudaStream_t stream, int64_t blocks, int bytes, const Arguments&... arguments) {
+  // a failure shows at the launch
+  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  kernel<<<static_cast<unsigned>(blocks), kThreads, static_cast<size_t>(bytes), stream>>>(arguments...);
+}
+
+template <class F>
+void with_mma_head_dim(int head_dim, F&& f) {
+  if (head_dim == 64)
+    f(std::integral_constant<int, 64>{});
+  else
+    f(std::integral_constant<int, 128>{});
+}
+
+}  // namespace llmft::cuda::mma
