@@ -140,7 +140,7 @@ uint64_t hash64(std::string_view bytes, uint64_t seed) {
   return XXH3_64bits_withSeed(bytes.data(), bytes.size(), seed);
 }
 
-MappedFile::MappedFile(const fs::path& path) {
+MappedFile::MappedFile(const fs::path& path) : path_(path) {
   Descriptor file(path, O_RDONLY);
   struct stat info {};
   if (::fstat(file.get(), &info) != 0 || !S_ISREG(info.st_mode))
@@ -150,13 +150,32 @@ MappedFile::MappedFile(const fs::path& path) {
   void* map = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, file.get(), 0);
   if (map == MAP_FAILED) user_error("{}: cannot map into memory ({})", path.string(), std::strerror(errno));
   data_ = static_cast<const std::byte*>(map);
+  fd_ = ::fcntl(file.get(), F_DUPFD_CLOEXEC, 0);
+  if (fd_ < 0) user_error("{}: cannot stay open ({})", path.string(), std::strerror(errno));
 }
 
 MappedFile::~MappedFile() {
   if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
+  if (fd_ >= 0) ::close(fd_);
 }
 
 MappedFile::MappedFile(MappedFile&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+    : path_(std::move(other.path_)),
+      fd_(std::exchange(other.fd_, -1)),
+      data_(std::exchange(other.data_, nullptr)),
+      size_(std::exchange(other.size_, 0)) {}
+
+void MappedFile::read(std::span<const std::byte> part, void* out) const {
+  auto* to = static_cast<std::byte*>(out);
+  auto offset = part.data() - data_;
+  for (size_t done = 0; done < part.size();) {
+    ssize_t n = ::pread(fd_, to + done, part.size() - done, offset + static_cast<off_t>(done));
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0)
+      user_error("{}: cannot be read at byte {} ({}); was it changed meanwhile?", path_.string(),
+                 static_cast<size_t>(offset) + done, n == 0 ? "it ends there" : std::strerror(errno));
+    done += static_cast<size_t>(n);
+  }
+}
 
 }  // namespace llmft

@@ -1,5 +1,7 @@
 #include "llmft/model/model_folder.hpp"
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 
@@ -7,6 +9,7 @@
 
 #include "llmft/base/error.hpp"
 #include "llmft/base/file.hpp"
+#include "llmft/base/parallel.hpp"
 #include "llmft/base/progress.hpp"
 #include "llmft/base/text.hpp"
 #include "llmft/model/llama_config.hpp"
@@ -23,29 +26,111 @@ std::vector<int64_t> public_shape(const PackedTensor& packed, const Member& memb
   return {member.rows, packed.cols};
 }
 
-// A block's frozen flat array in the compute dtype, adapter columns zero.
-std::vector<std::byte> read_frozen(const TensorFolder& folder, const Block& block, DType dtype) {
-  size_t width = size_of(dtype);
-  std::vector<std::byte> flat(static_cast<size_t>(block.frozen_numel) * width);
-  std::vector<std::byte> rows;
-  for (const PackedTensor& packed : block.tensors) {
-    for (const Member& member : packed.members) {
-      size_t row_bytes = static_cast<size_t>(packed.cols) * width;
-      size_t stride = static_cast<size_t>(packed.stored_cols()) * width;
-      std::byte* to =
-          flat.data() + static_cast<size_t>(packed.offset) * width + static_cast<size_t>(member.row) * stride;
-      if (packed.extension == 0) {
-        folder.read_as(member.hf_name, public_shape(packed, member), dtype, to);
-        continue;
-      }
-      rows.resize(row_bytes * static_cast<size_t>(member.rows));
-      folder.read_as(member.hf_name, public_shape(packed, member), dtype, rows.data());
-      for (size_t r = 0; r < static_cast<size_t>(member.rows); ++r)
-        std::memcpy(to + r * stride, rows.data() + r * row_bytes, row_bytes);
+// What threads share out: some rows of a public tensor on their way to a flat array, `stride` elements apart.
+struct RowsToRead {
+  const std::string* name;
+  std::vector<int64_t> shape;
+  int64_t first, count, cols;
+  std::byte* to;
+  int64_t stride;
+};
+
+// A model's tensors, read by several threads into host memory that the device copies from.
+class BlockReader {
+ public:
+  BlockReader(const fs::path& folder, Device& device, int threads)
+      : folder_(folder), device_(device), threads_(threads) {}
+
+  // A block's frozen flat array in the compute dtype, adapter columns zero. Valid until the next but one.
+  std::span<const std::byte> frozen(const Block& block, DType dtype) {
+    std::span<std::byte> flat = next(static_cast<size_t>(block.frozen_numel) * size_of(dtype));
+    std::vector<RowsToRead> work;
+    int64_t end = 0;
+    for (const PackedTensor& packed : block.tensors) {
+      int64_t stored = packed.stored_rows() * packed.stored_cols();
+      clear(flat, end, packed.offset, dtype);
+      if (packed.extension != 0) clear(flat, packed.offset, packed.offset + stored, dtype);
+      end = packed.offset + stored;
+      for (const Member& member : packed.members)
+        add(work, member.hf_name, public_shape(packed, member), member.rows, packed.cols, dtype,
+            flat.data() +
+                static_cast<size_t>(packed.offset + member.row * packed.stored_cols()) * size_of(dtype),
+            packed.stored_cols());
     }
+    clear(flat, end, block.frozen_numel, dtype);
+    read(work, dtype);
+    return flat;
   }
-  return flat;
-}
+
+  // A block's trainable flat array; of the weights among them, those of the model.
+  std::span<float> masters(const Block& block) {
+    std::span<std::byte> bytes = next(static_cast<size_t>(block.trainable_numel) * sizeof(float));
+    std::span<float> flat(reinterpret_cast<float*>(bytes.data()), static_cast<size_t>(block.trainable_numel));
+    std::vector<RowsToRead> work;
+    int64_t end = 0;
+    for (const Trainable& t : block.trainables) {
+      if (t.kind != TrainableKind::weight) continue;
+      clear(bytes, end, t.offset, DType::f32);
+      end = t.offset + t.numel();
+      const PackedTensor& packed = block.tensors[static_cast<size_t>(t.tensor)];
+      add(work, t.name, public_shape(packed, packed.members[static_cast<size_t>(t.member)]), t.rows, t.cols,
+          DType::f32, bytes.data() + static_cast<size_t>(t.offset) * sizeof(float), t.cols);
+    }
+    clear(bytes, end, block.trainable_numel, DType::f32);
+    read(work, DType::f32);
+    return flat;
+  }
+
+ private:
+  // The buffer that the device has read longest ago.
+  std::span<std::byte> next(size_t bytes) {
+    Stage& stage = stages_[turn_];
+    turn_ = (turn_ + 1) % stages_.size();
+    if (stages_[turn_].read) stages_[turn_].read->record();  // its copy was asked for before this call
+    if (!stage.read) stage.read = device_.make_mark();
+    stage.read->wait();
+    if (stage.buffer.bytes() < bytes) stage.buffer = HostBuffer(device_, bytes);
+    return {static_cast<std::byte*>(stage.buffer.data()), bytes};
+  }
+  static void clear(std::span<std::byte> flat, int64_t begin, int64_t end, DType dtype) {
+    auto part = flat.subspan(static_cast<size_t>(begin) * size_of(dtype),
+                             static_cast<size_t>(end - begin) * size_of(dtype));
+    std::fill(part.begin(), part.end(), std::byte{0});
+  }
+  static void add(std::vector<RowsToRead>& work, const std::string& name, const std::vector<int64_t>& shape,
+                  int64_t rows, int64_t cols, DType dtype, std::byte* to, int64_t stride) {
+    constexpr int64_t kElements = int64_t{1} << 20;  // a thread's piece
+    int64_t each = std::max<int64_t>(1, kElements / cols);
+    for (int64_t first = 0; first < rows; first += each)
+      work.push_back({&name, shape, first, std::min(each, rows - first), cols,
+                      to + static_cast<size_t>(first * stride) * size_of(dtype), stride});
+  }
+  void read(const std::vector<RowsToRead>& work, DType dtype) const {
+    parallel_for(static_cast<int64_t>(work.size()), threads_, [&](int64_t i) {
+      const RowsToRead& w = work[static_cast<size_t>(i)];
+      auto row_bytes = static_cast<size_t>(w.cols) * size_of(dtype);
+      if (w.stride == w.cols) {
+        folder_.read_as(*w.name, w.shape, dtype, w.first * w.cols, w.count * w.cols, w.to);
+        return;
+      }
+      std::vector<std::byte> rows(row_bytes * static_cast<size_t>(w.count));
+      folder_.read_as(*w.name, w.shape, dtype, w.first * w.cols, w.count * w.cols, rows.data());
+      for (size_t r = 0; r < static_cast<size_t>(w.count); ++r)
+        std::memcpy(w.to + r * static_cast<size_t>(w.stride) * size_of(dtype), rows.data() + r * row_bytes,
+                    row_bytes);
+    });
+  }
+
+  struct Stage {
+    HostBuffer buffer;
+    std::unique_ptr<Mark> read;
+  };
+  TensorFolder folder_;
+  Device& device_;
+  int threads_;
+  std::array<Stage, 2> stages_;
+  size_t turn_ = 0;
+};
 
 void start_adapter(const Trainable& t, uint64_t seed, std::span<float> values) {
   if (t.kind == TrainableKind::lora_b) return;  // zero
@@ -54,8 +139,8 @@ void start_adapter(const Trainable& t, uint64_t seed, std::span<float> values) {
   for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>((2 * rng.uniform(i) - 1) * bound);
 }
 
-std::span<float> slice(std::vector<float>& flat, const Trainable& t) {
-  return std::span(flat).subspan(static_cast<size_t>(t.offset), static_cast<size_t>(t.numel()));
+std::span<float> slice(std::span<float> flat, const Trainable& t) {
+  return flat.subspan(static_cast<size_t>(t.offset), static_cast<size_t>(t.numel()));
 }
 
 void copy_if_there(const fs::path& from, const fs::path& to) {
@@ -74,25 +159,21 @@ nlohmann::json parse_json(const fs::path& path) {
 
 void load_model(const fs::path& folder, const LlamaTensors& tensors, const Recipe& recipe, uint64_t seed,
                 ParamStore& store) {
-  TensorFolder source(folder);
+  constexpr int kMostThreads = 16;  // more only wait for memory
+  BlockReader reader(folder, store.device(), std::min(usable_cores(), kMostThreads));
   Progress progress("load model", static_cast<uint64_t>(tensors.block_count()));
   for (int b = 0; b < tensors.block_count(); ++b) {
     const Block& block = tensors.block(b);
-    if (block.frozen_numel > 0) store.set_frozen(b, read_frozen(source, block, recipe.compute));
+    if (block.frozen_numel > 0) store.set_frozen(b, reader.frozen(block, recipe.compute));
     progress.update(static_cast<uint64_t>(b), block.name);
     if (block.trainable_numel == 0) continue;
-    std::vector<float> master(static_cast<size_t>(block.trainable_numel));
-    for (const Trainable& t : block.trainables) {
-      const PackedTensor& packed = block.tensors[static_cast<size_t>(t.tensor)];
-      if (t.kind == TrainableKind::weight)
-        source.read_f32(t.name, public_shape(packed, packed.members[static_cast<size_t>(t.member)]),
-                        slice(master, t));
-      else
-        start_adapter(t, seed, slice(master, t));
-    }
+    std::span<float> master = reader.masters(block);
+    for (const Trainable& t : block.trainables)
+      if (t.kind != TrainableKind::weight) start_adapter(t, seed, slice(master, t));
     store.set_master(b, master);
   }
   store.publish();
+  store.device().synchronize();  // the host memory goes
 }
 
 AdapterSpec read_adapter_config(const fs::path& folder) {

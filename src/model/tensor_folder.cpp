@@ -53,7 +53,7 @@ bool is_float(SafetensorsType type) {
 template <class To>
 void convert_floats(const SafetensorsEntry& entry, void* out) {
   auto* to = static_cast<To*>(out);
-  auto n = static_cast<size_t>(entry.numel());
+  auto n = entry.bytes.size() / size_of(entry.dtype);
   std::array<float, kChunk> floats;
   for (size_t i = 0; i < n; i += kChunk) {
     std::span<float> chunk(floats.data(), std::min(kChunk, n - i));
@@ -64,7 +64,7 @@ void convert_floats(const SafetensorsEntry& entry, void* out) {
 
 // False where the values do not fit i32.
 bool convert_i64(const SafetensorsEntry& entry, int32_t* out) {
-  auto n = static_cast<size_t>(entry.numel());
+  auto n = entry.bytes.size() / sizeof(int64_t);
   for (size_t i = 0; i < n; ++i) {
     int64_t value = 0;
     std::memcpy(&value, entry.bytes.data() + i * sizeof value, sizeof value);
@@ -190,22 +190,30 @@ void TensorFolder::read_f32(const std::string& name, const std::vector<int64_t>&
 
 void TensorFolder::read_as(const std::string& name, const std::vector<int64_t>& expected_shape, DType type,
                            void* out) const {
+  read_as(name, expected_shape, type, 0, get(name, expected_shape).numel(), out);
+}
+
+void TensorFolder::read_as(const std::string& name, const std::vector<int64_t>& expected_shape, DType type,
+                           int64_t first, int64_t count, void* out) const {
   const Place& at = place(name, expected_shape);
-  const SafetensorsEntry& entry = *at.entry;
+  SafetensorsEntry part = *at.entry;
+  check(first >= 0 && count >= 0 && first + count <= part.numel(), "elements outside the tensor");
+  size_t width = size_of(part.dtype);
+  part.bytes = part.bytes.subspan(static_cast<size_t>(first) * width, static_cast<size_t>(count) * width);
   auto refuse = [&](const char* why) {
     user_error(
         "{}: tensor '{}' has dtype {}, which cannot be read as {} ({}); use weights in bf16, fp16 or fp32",
-        files_[at.file]->path().string(), name, name_of(entry.dtype), name_of(type), why);
+        files_[at.file]->path().string(), name, name_of(part.dtype), name_of(type), why);
   };
-  if (entry.bytes.empty()) return;
-  if (entry.dtype == safetensors_type(type)) {
-    std::memcpy(out, entry.bytes.data(), entry.bytes.size());
+  if (part.bytes.empty()) return;
+  if (part.dtype == safetensors_type(type)) {
+    files_[at.file]->read(part.bytes, out);
   } else if (type == DType::i32) {
-    if (entry.dtype != SafetensorsType::i64) refuse("no integers");
-    if (!convert_i64(entry, static_cast<int32_t*>(out))) refuse("a value is out of range");
+    if (part.dtype != SafetensorsType::i64) refuse("no integers");
+    if (!convert_i64(part, static_cast<int32_t*>(out))) refuse("a value is out of range");
   } else {
-    if (!is_float(entry.dtype)) refuse("no floating-point numbers");
-    visit_dtype(type, [&](auto zero) { convert_floats<decltype(zero)>(entry, out); });
+    if (!is_float(part.dtype)) refuse("no floating-point numbers");
+    visit_dtype(type, [&](auto zero) { convert_floats<decltype(zero)>(part, out); });
   }
 }
 

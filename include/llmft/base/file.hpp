@@ -39,8 +39,13 @@ class MappedFile {
   MappedFile(const MappedFile&) = delete;
 
   std::span<const std::byte> bytes() const { return {data_, size_}; }
+  // Copies a part of bytes() to `out` by reading the file, which costs no page faults: for much of it at
+  // once. Any thread. UserError when it cannot be read.
+  void read(std::span<const std::byte> part, void* out) const;
 
  private:
+  std::filesystem::path path_;
+  int fd_ = -1;
   const std::byte* data_ = nullptr;
   size_t size_ = 0;
 };

@@ -46,6 +46,8 @@ class SafetensorsFile {
   const SafetensorsEntry* find(const std::string& name) const;  // null when there is none
   const std::map<std::string, SafetensorsEntry>& entries() const { return entries_; }
   const TensorMetadata& metadata() const { return metadata_; }
+  // See MappedFile::read.
+  void read(std::span<const std::byte> part, void* out) const { file_.read(part, out); }
 
  private:
   void parse();
@@ -75,6 +77,9 @@ class TensorFolder {
   // i64.
   void read_as(const std::string& name, const std::vector<int64_t>& expected_shape, DType type,
                void* out) const;
+  // Elements [first, first + count) alone, for several threads that share a tensor.
+  void read_as(const std::string& name, const std::vector<int64_t>& expected_shape, DType type, int64_t first,
+               int64_t count, void* out) const;
 
  private:
   struct Place {
