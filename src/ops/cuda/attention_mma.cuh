@@ -7,7 +7,7 @@
 // one mma and 2, 3 of the next. And an accumulator tile of 8 (f32) or two of them (16-bit) become the A
 // fragment of the next product in place, where the sum runs over B's rows ("nn").
 // Tiles lie in shared memory as rows of D elements without gaps; 16-byte chunk c of row r is at c ^
-// swizzle(r), which keeps all accesses here free of bank conflicts (tests/ops emulate that on the CPU).
+// swizzle(r), which keeps all accesses here free of bank conflicts.
 #pragma once
 
 #include "attention_tile.cuh"
