@@ -365,7 +365,7 @@ __global__ void __cluster_dims__(kBlocks, 1, 1) __launch_bounds__(kThreads, 1)
     more_registers<232>();
     multiply<S, kPass>(sizes, shared, rank, group - 1);
   }
-  cluster_sync();
+  cluster_wait();
 }
 
 template <class S, Pass kPass>

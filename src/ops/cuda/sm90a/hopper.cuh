@@ -27,12 +27,14 @@ __device__ inline void barrier_expect(uint32_t barrier, uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
                : "memory");
 }
-// Arrives at the barrier of that offset in a block of the cluster.
+// Arrives at the barrier of that offset in a block of the cluster. It tells that tensor cores have read a stage,
+// which no thread wrote: of the default scope, since one of the cluster would wait for this thread's stores to
+// global memory each time.
 __device__ inline void barrier_arrive(uint32_t barrier, uint32_t block) {
   asm volatile(
       "{\n.reg .b32 remote;\n"
       "mapa.shared::cluster.u32 remote, %0, %1;\n"
-      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];\n}\n" ::"r"(barrier),
+      "mbarrier.arrive.shared::cluster.b64 _, [remote];\n}\n" ::"r"(barrier),
       "r"(block)
       : "memory");
 }
@@ -40,7 +42,7 @@ __device__ inline bool barrier_passed(uint32_t barrier, uint32_t parity) {
   uint32_t passed;
   asm volatile(
       "{\n.reg .pred p;\n"
-      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
       "selp.u32 %0, 1, 0, p;\n}\n"
       : "=r"(passed)
       : "r"(barrier), "r"(parity)
@@ -66,9 +68,13 @@ __device__ inline uint32_t cluster_rank() {
   asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
   return rank;
 }
-// Every thread of the cluster's blocks; not only convergent warps.
+// Every thread of the cluster's blocks, be its warp convergent or not. The second form only waits: it orders no
+// memory.
 __device__ inline void cluster_sync() {
   asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
+}
+__device__ inline void cluster_wait() {
+  asm volatile("barrier.cluster.arrive.relaxed;\nbarrier.cluster.wait;" ::: "memory");
 }
 
 __device__ inline void prefetch_map(const CUtensorMap& map) {
