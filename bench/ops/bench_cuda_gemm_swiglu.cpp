@@ -17,7 +17,7 @@ using namespace llmft;
 
 constexpr int64_t kWidth = 2048, kFeed = 8192;
 
-enum class How { product_alone, pair, fused };
+enum class How { product_alone, pair, at_once, behind };
 
 class SwigluBench {
  public:
@@ -68,7 +68,10 @@ class SwigluBench {
   static GemmTuning tuning_of(How how, int row_group) {
     GemmTuning tuning;
     tuning.candidates = 16;
-    tuning.swiglu = how == How::fused ? GemmTuning::Swiglu::fused : GemmTuning::Swiglu::pair;
+    bool fused = how == How::at_once || how == How::behind;
+    tuning.swiglu = fused ? GemmTuning::Swiglu::fused : GemmTuning::Swiglu::pair;
+    tuning.swiglu_finish =
+        how == How::behind ? GemmTuning::SwigluFinish::behind : GemmTuning::SwigluFinish::at_once;
     tuning.swiglu_row_group = row_group;
     return tuning;
   }
@@ -126,16 +129,26 @@ void cuda_down_swiglu_backward(benchmark::State& state, DType type, How how, int
 
 SWIGLU_BENCH(cuda_gate_up_swiglu, bf16_product_alone, DType::bf16, How::product_alone, 8);
 SWIGLU_BENCH(cuda_gate_up_swiglu, bf16_pair, DType::bf16, How::pair, 8);
-SWIGLU_BENCH(cuda_gate_up_swiglu, bf16_fused, DType::bf16, How::fused, 8);
-SWIGLU_BENCH(cuda_gate_up_swiglu, bf16_fused_by_4, DType::bf16, How::fused, 4);
-SWIGLU_BENCH(cuda_gate_up_swiglu, bf16_fused_by_16, DType::bf16, How::fused, 16);
+SWIGLU_BENCH(cuda_gate_up_swiglu, bf16_at_once, DType::bf16, How::at_once, 8);
+SWIGLU_BENCH(cuda_gate_up_swiglu, bf16_at_once_by_4, DType::bf16, How::at_once, 4);
+SWIGLU_BENCH(cuda_gate_up_swiglu, bf16_at_once_by_16, DType::bf16, How::at_once, 16);
+SWIGLU_BENCH(cuda_gate_up_swiglu, bf16_behind, DType::bf16, How::behind, 8);
+SWIGLU_BENCH(cuda_gate_up_swiglu, bf16_behind_by_4, DType::bf16, How::behind, 4);
+SWIGLU_BENCH(cuda_gate_up_swiglu, bf16_behind_by_16, DType::bf16, How::behind, 16);
 SWIGLU_BENCH(cuda_gate_up_swiglu, fp16_pair, DType::f16, How::pair, 8);
-SWIGLU_BENCH(cuda_gate_up_swiglu, fp16_fused, DType::f16, How::fused, 8);
+SWIGLU_BENCH(cuda_gate_up_swiglu, fp16_at_once, DType::f16, How::at_once, 8);
+SWIGLU_BENCH(cuda_gate_up_swiglu, fp16_behind, DType::f16, How::behind, 8);
 SWIGLU_BENCH(cuda_down_swiglu_backward, bf16_product_alone, DType::bf16, How::product_alone, 8, false);
 SWIGLU_BENCH(cuda_down_swiglu_backward, bf16_pair, DType::bf16, How::pair, 8, false);
-SWIGLU_BENCH(cuda_down_swiglu_backward, bf16_fused, DType::bf16, How::fused, 8, false);
-SWIGLU_BENCH(cuda_down_swiglu_backward, bf16_fused_by_4, DType::bf16, How::fused, 4, false);
-SWIGLU_BENCH(cuda_down_swiglu_backward, bf16_fused_by_16, DType::bf16, How::fused, 16, false);
-SWIGLU_BENCH(cuda_down_swiglu_backward, bf16_pair_h, DType::bf16, How::pair, 8, true);
-SWIGLU_BENCH(cuda_down_swiglu_backward, bf16_fused_h, DType::bf16, How::fused, 8, true);
-SWIGLU_BENCH(cuda_down_swiglu_backward, fp16_fused, DType::f16, How::fused, 8, false);
+SWIGLU_BENCH(cuda_down_swiglu_backward, bf16_at_once, DType::bf16, How::at_once, 8, false);
+SWIGLU_BENCH(cuda_down_swiglu_backward, bf16_at_once_by_4, DType::bf16, How::at_once, 4, false);
+SWIGLU_BENCH(cuda_down_swiglu_backward, bf16_at_once_by_16, DType::bf16, How::at_once, 16, false);
+SWIGLU_BENCH(cuda_down_swiglu_backward, bf16_behind, DType::bf16, How::behind, 8, false);
+SWIGLU_BENCH(cuda_down_swiglu_backward, bf16_behind_by_4, DType::bf16, How::behind, 4, false);
+SWIGLU_BENCH(cuda_down_swiglu_backward, bf16_behind_by_16, DType::bf16, How::behind, 16, false);
+SWIGLU_BENCH(cuda_down_swiglu_backward, fp16_pair, DType::f16, How::pair, 8, false);
+SWIGLU_BENCH(cuda_down_swiglu_backward, fp16_at_once, DType::f16, How::at_once, 8, false);
+SWIGLU_BENCH(cuda_down_swiglu_backward, fp16_behind, DType::f16, How::behind, 8, false);
+SWIGLU_BENCH(cuda_down_swiglu_backward, bf16_pair_with_h, DType::bf16, How::pair, 8, true);
+SWIGLU_BENCH(cuda_down_swiglu_backward, bf16_at_once_with_h, DType::bf16, How::at_once, 8, true);
+SWIGLU_BENCH(cuda_down_swiglu_backward, bf16_behind_with_h, DType::bf16, How::behind, 8, true);

@@ -36,6 +36,8 @@ struct GemmTuning {
   // environment overrides it.
   enum class Swiglu { measured, fused, pair };
   Swiglu swiglu = Swiglu::pair;
+  enum class SwigluFinish { at_once, behind };  // results finished before, or while, the next are computed
+  SwigluFinish swiglu_finish = SwigluFinish::behind;
   int swiglu_row_group = 8;  // tiles of 256 rows that the blocks at work share
 };
 

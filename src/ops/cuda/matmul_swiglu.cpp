@@ -32,6 +32,8 @@ cuda::GemmSwiglu CudaOps::fused_arguments(const Tensor& a, const Tensor& w, cuda
   g.gate_up = matrix_of(gate_up);
   g.h = h ? matrix_of(h) : cuda::Matrix{};
   g.multiprocessors = device_.multiprocessors();
+  g.finish = tuning_.swiglu_finish == GemmTuning::SwigluFinish::behind ? cuda::Finish::behind
+                                                                       : cuda::Finish::at_once;
   g.row_group = tuning_.swiglu_row_group;
   return g;
 }

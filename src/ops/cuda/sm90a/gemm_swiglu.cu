@@ -21,7 +21,6 @@ namespace {
 constexpr int kRows = 128;  // of a block's tile
 constexpr int kCols = 256;
 constexpr int kInner = kSwigluInner;
-constexpr int kStages = 4;
 constexpr int kBlocks = 2;  // of a cluster
 constexpr int kGroupThreads = 128;
 constexpr int kThreads = 3 * kGroupThreads;
@@ -31,10 +30,18 @@ constexpr uint32_t kWeightBytes = kCols * kInner * 2;
 constexpr uint32_t kStageBytes = kInputBytes + kWeightBytes;
 constexpr uint32_t kWeightBoxBytes = 64 * kInner * 2;  // backward
 constexpr uint32_t kAlignment = 1024;                  // of swizzled rows
-constexpr uint32_t kSharedBytes = kAlignment + kStages * kStageBytes + 2 * kStages * sizeof(uint64_t);
+constexpr int kPieces = 16;  // of 8 elements of each row of two, that a thread's results are
+constexpr uint32_t kKeptBytes = 2 * kGroupThreads * kPieces * 16;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
 enum class Pass { forward, backward };
+
+// Stages are what shared memory has room for.
+template <Finish kFinish>
+constexpr int kStages = kFinish == Finish::behind ? 3 : 4;
+template <Finish kFinish>
+constexpr uint32_t kSharedBytes = kAlignment + kStages<kFinish>* kStageBytes +
+                                  (kFinish == Finish::behind ? kKeptBytes : 0) + 2 * kStages<kFinish> * 8;
 
 template <class S>
 struct Sizes {
@@ -66,9 +73,10 @@ __device__ Place place_of(const Sizes<S>& sizes, int tile) {
 }
 
 struct Shared {
-  uint32_t stages;  // kStages of [input | weight]
-  uint32_t full;    // kStages barriers: bytes have come
-  uint32_t empty;   // kStages barriers: both blocks have read them
+  uint32_t stages;  // of [input | weight]
+  uint32_t kept;    // Finish::behind: results of the last tile, kPieces of 16 bytes a thread
+  uint32_t full;    // a barrier a stage: bytes have come
+  uint32_t empty;   // a barrier a stage: both blocks have read them
 
   __device__ uint32_t input(int stage) const { return stages + static_cast<uint32_t>(stage) * kStageBytes; }
   __device__ uint32_t weight(int stage) const { return input(stage) + kInputBytes; }
@@ -77,11 +85,12 @@ struct Shared {
 };
 
 // The stage in use and how often all have been used, modulo 2.
+template <Finish kFinish>
 struct Ring {
   int stage = 0;
   uint32_t parity = 0;
   __device__ void advance() {
-    if (++stage == kStages) {
+    if (++stage == kStages<kFinish>) {
       stage = 0;
       parity ^= 1;
     }
@@ -93,6 +102,7 @@ template <class S>
 __device__ void prefetch_rows(const Sizes<S>& sizes, int row, int col, int step) {
   int per_step = (kRows + sizes.inner_steps - 1) / sizes.inner_steps, begin = step * per_step;
   auto bytes = static_cast<uint32_t>(min(kCols, sizes.width - col)) * static_cast<uint32_t>(sizeof(S));
+#pragma unroll 1
   for (int r = row + begin; r < min(row + min(begin + per_step, kRows), sizes.rows); ++r) {
     const S* gate = sizes.gate_up + r * sizes.gate_up_ld + col;
     prefetch_to_l2(gate, bytes);
@@ -100,11 +110,11 @@ __device__ void prefetch_rows(const Sizes<S>& sizes, int row, int col, int step)
   }
 }
 
-template <class S, Pass kPass>
+template <class S, Pass kPass, Finish kFinish>
 __device__ void feed(const CUtensorMap& input, const CUtensorMap& weight, const Sizes<S>& sizes,
                      const Shared& shared, int rank) {
   constexpr uint16_t kBoth = 0b11;
-  Ring ring;
+  Ring<kFinish> ring;
   for (int tile = static_cast<int>(blockIdx.x) / kBlocks; tile < sizes.row_pairs * sizes.col_tiles;
        tile += static_cast<int>(gridDim.x) / kBlocks) {
     Place place = place_of(sizes, tile);
@@ -166,6 +176,34 @@ __device__ inline void store_words(void* to, const uint32_t (&words)[4]) {
   *static_cast<uint4*>(to) = make_uint4(words[0], words[1], words[2], words[3]);
 }
 
+// Two elements each.
+template <class S>
+__device__ uint32_t swiglu_word(uint32_t gate, uint32_t up) {
+  float g[2], u[2];
+  unpack_word<S>(gate, g);
+  unpack_word<S>(up, u);
+  float h[2] = {swiglu_of<S>(g[0], u[0]), swiglu_of<S>(g[1], u[1])};
+  return pack_word<S>(h);
+}
+// gate and up become their gradients; returns h.
+template <class S>
+__device__ uint32_t swiglu_gradient_words(uint32_t dh, uint32_t& gate, uint32_t& up) {
+  float d[2], g[2], u[2], h[2];
+  unpack_word<S>(dh, d);
+  unpack_word<S>(gate, g);
+  unpack_word<S>(up, u);
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    SwigluGradient gradient = swiglu_gradient<S>(d[i], g[i], u[i]);
+    g[i] = gradient.gate;
+    u[i] = gradient.up;
+    h[i] = gradient.h;
+  }
+  gate = pack_word<S>(g);
+  up = pack_word<S>(u);
+  return pack_word<S>(h);
+}
+
 template <class S>
 __device__ void finish_forward(const Sizes<S>& sizes, const float (&sum)[128], Corner corner, int col) {
 #pragma unroll
@@ -178,13 +216,7 @@ __device__ void finish_forward(const Sizes<S>& sizes, const float (&sum)[128], C
       transpose_words(gate);
       transpose_words(up);
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        float g[2], u[2];
-        unpack_word<S>(gate[i], g);
-        unpack_word<S>(up[i], u);
-        float value[2] = {swiglu_of<S>(g[0], u[0]), swiglu_of<S>(g[1], u[1])};
-        h[i] = pack_word<S>(value);
-      }
+      for (int i = 0; i < 4; ++i) h[i] = swiglu_word<S>(gate[i], up[i]);
       int row = corner.row + 8 * half, at = col + 32 * part + corner.col;
       if (row < sizes.rows) {
         S* to = sizes.gate_up + row * sizes.gate_up_ld + at;
@@ -196,7 +228,6 @@ __device__ void finish_forward(const Sizes<S>& sizes, const float (&sum)[128], C
 }
 
 // gate and up of some pieces of 8 elements; pieces 2 p and 2 p + 1 are both rows of the p-th 32 columns.
-constexpr int kPieces = 16;  // of a thread
 constexpr int kBatch = 2;
 struct Loaded {
   uint4 gate[kBatch];
@@ -227,22 +258,7 @@ __device__ void finish_piece(const Sizes<S>& sizes, uint32_t (&dh)[4], const uin
   uint32_t h[4];
   transpose_words(dh);
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    float d[2], g[2], u[2], value[2];
-    unpack_word<S>(dh[i], d);
-    unpack_word<S>(gate[i], g);
-    unpack_word<S>(up[i], u);
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      SwigluGradient gradient = swiglu_gradient<S>(d[j], g[j], u[j]);
-      g[j] = gradient.gate;
-      u[j] = gradient.up;
-      value[j] = gradient.h;
-    }
-    gate[i] = pack_word<S>(g);
-    up[i] = pack_word<S>(u);
-    h[i] = pack_word<S>(value);
-  }
+  for (int i = 0; i < 4; ++i) h[i] = swiglu_gradient_words<S>(dh[i], gate[i], up[i]);
   if (row < sizes.rows && at < sizes.width) {
     S* to = sizes.gate_up + row * sizes.gate_up_ld + at;
     store_words(to, gate);
@@ -272,6 +288,108 @@ __device__ void finish_backward(const Sizes<S>& sizes, const float (&sum)[128], 
   }
 }
 
+// Finish::behind: a thread's rounded sums of the last tile wait in shared memory, where no other thread
+// looks, and are finished piece by piece while the tensor cores work on the next tile. Forward, piece p is
+// gate and up of row p % 2 and 32-column part p / 2 of 4; backward, dh of row p % 2 and part p / 2 of 8.
+template <class S, Pass kPass>
+class Behind {
+ public:
+  __device__ Behind(const Sizes<S>& sizes, const Shared& shared, int group)
+      : sizes_(sizes),
+        own_(shared.kept + static_cast<uint32_t>(group) * (kKeptBytes / 2) +
+             threadIdx.x % kGroupThreads * 16) {}
+
+  __device__ bool any() const { return next_ < kCount; }
+
+  __device__ void keep(const float (&sum)[128], Corner corner, int col) {
+#pragma unroll
+    for (int piece = 0; piece < kPieces; ++piece) {
+      uint32_t words[4];
+      rounded_words<S>(sum, piece / 2, piece % 2, words);
+      asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(place(piece)), "r"(words[0]),
+                   "r"(words[1]), "r"(words[2]), "r"(words[3])
+                   : "memory");
+    }
+    to_ = sizes_.gate_up + corner.row * sizes_.gate_up_ld + col + corner.col;
+    h_ = sizes_.h == nullptr ? nullptr : sizes_.h + corner.row * sizes_.h_ld + col + corner.col;
+    row_ = corner.row;
+    col_ = col + corner.col;
+    next_ = 0;
+  }
+
+  // What the next piece needs from memory; long before finish_one.
+  __device__ void ask() {
+    if constexpr (kPass == Pass::backward) {
+      gate_ = up_ = make_uint4(0, 0, 0, 0);
+      if (!any() || !inside()) return;
+      const S* from = to_ + offset(sizes_.gate_up_ld);
+      gate_ = *reinterpret_cast<const uint4*>(from);
+      up_ = *reinterpret_cast<const uint4*>(from + sizes_.width);
+    }
+  }
+
+  __device__ void finish_one() {
+    if (!any()) return;
+    uint32_t h[4];
+    if constexpr (kPass == Pass::forward) {
+      uint32_t gate[4], up[4];
+      take(next_, gate);
+      take(next_ + kCount, up);
+      transpose_words(gate);
+      transpose_words(up);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) h[i] = swiglu_word<S>(gate[i], up[i]);
+      if (inside()) {
+        S* to = to_ + offset(sizes_.gate_up_ld);
+        store_words(to, gate);
+        store_words(to + sizes_.width, up);
+        store_words(h_ + offset(sizes_.h_ld), h);
+      }
+    } else {
+      uint32_t dh[4], gate[4] = {gate_.x, gate_.y, gate_.z, gate_.w}, up[4] = {up_.x, up_.y, up_.z, up_.w};
+      take(next_, dh);
+      transpose_words(dh);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) h[i] = swiglu_gradient_words<S>(dh[i], gate[i], up[i]);
+      if (inside()) {
+        S* to = to_ + offset(sizes_.gate_up_ld);
+        store_words(to, gate);
+        store_words(to + sizes_.width, up);
+        if (h_ != nullptr) store_words(h_ + offset(sizes_.h_ld), h);
+      }
+    }
+    ++next_;
+  }
+
+ private:
+  static constexpr int kCount = kPass == Pass::forward ? kPieces / 2 : kPieces;
+
+  __device__ uint32_t place(int piece) const {
+    return own_ + static_cast<uint32_t>(piece) * (kGroupThreads * 16);
+  }
+  __device__ void take(int piece, uint32_t (&words)[4]) const {
+    asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+                 : "r"(place(piece))
+                 : "memory");
+  }
+  __device__ bool inside() const {
+    return row_ + next_ % 2 * 8 < sizes_.rows && col_ + next_ / 2 * 32 < sizes_.width;
+  }
+  __device__ int64_t offset(int64_t ld) const {
+    return next_ % 2 * 8 * ld + next_ / 2 * 32;
+  }
+
+  const Sizes<S>& sizes_;
+  uint32_t own_;
+  int next_ = kCount;
+  S* to_ = nullptr;
+  S* h_ = nullptr;
+  int row_ = 0;
+  int col_ = 0;
+  uint4 gate_, up_;
+};
+
 // The two warp groups' meeting before the first tile.
 __device__ inline void let_second_group_start() {
   asm volatile("bar.arrive 1, 256;" ::: "memory");
@@ -286,27 +404,31 @@ __device__ inline void touch(float (&sum)[128]) {
   for (float& value : sum) asm volatile("" : "+f"(value)::"memory");
 }
 
-template <class S, Pass kPass>
+template <class S, Pass kPass, Finish kFinish>
 __device__ void multiply(const Sizes<S>& sizes, const Shared& shared, int rank, int group) {
   constexpr int kTransposedB = kPass == Pass::backward;
   constexpr uint32_t kNextWeight =
       kTransposedB ? 16 * 128 : 32;  // bytes to the next 16 of the inner dimension
   int lane = static_cast<int>(threadIdx.x) % kWarp;
-  Ring ring;
+  auto release = [&](int stage) {
+    if (lane < kBlocks) barrier_arrive(shared.empty_at(stage), static_cast<uint32_t>(lane));
+  };
+  Ring<kFinish> ring;
+  Behind<S, kPass> behind(sizes, shared, group);
   float sum[128];
   bool first_tile = true;
   for (int tile = static_cast<int>(blockIdx.x) / kBlocks; tile < sizes.row_pairs * sizes.col_tiles;
        tile += static_cast<int>(gridDim.x) / kBlocks) {
-    Place place = place_of(sizes, tile);
-    Corner corner = corner_of((place.row_pair * kBlocks + rank) * kRows, group);
     if (first_tile && group == 1) wait_for_first_group();
-    int head_start = first_tile && group == 0 ? min(kStages - 1, sizes.inner_steps) : 0;
+    int head_start = first_tile && group == 0 ? min(kStages<kFinish> - 1, sizes.inner_steps) : 0;
     first_tile = false;
 
     int before = 0;  // the stage whose products are perhaps not done
     touch(sum);
     for (int step = 0; step < sizes.inner_steps; ++step) {
+      if constexpr (kFinish == Finish::behind) behind.ask();
       barrier_wait(shared.full_at(ring.stage), ring.parity);
+      __syncwarp();
       products_begin();
       uint64_t a = operand(shared.input(ring.stage) + static_cast<uint32_t>(group) * (64 * 128));
       uint64_t b = operand(shared.weight(ring.stage), kTransposedB ? kWeightBoxBytes : 16);
@@ -317,39 +439,57 @@ __device__ void multiply(const Sizes<S>& sizes, const Shared& shared, int rank, 
       products_commit();
       if (step + 1 == head_start) let_second_group_start();
       products_wait<1>();
-      if (step != 0 && lane < kBlocks) barrier_arrive(shared.empty_at(before), static_cast<uint32_t>(lane));
+      if (step != 0) release(before);
+      if constexpr (kFinish == Finish::behind) behind.finish_one();
       before = ring.stage;
       ring.advance();
     }
-    if constexpr (kPass == Pass::forward) {
+
+    Place place = place_of(sizes, tile);
+    Corner corner = corner_of((place.row_pair * kBlocks + rank) * kRows, group);
+    int col = place.col_tile * (kPass == Pass::forward ? kCols / 2 : kCols);
+    auto products_done = [&] {
       products_wait<0>();
       touch(sum);
-      if (lane < kBlocks) barrier_arrive(shared.empty_at(before), static_cast<uint32_t>(lane));
-      finish_forward(sizes, sum, corner, place.col_tile * (kCols / 2));
+      release(before);
+    };
+    if constexpr (kFinish == Finish::behind) {
+      products_done();
+      while (behind.any()) {  // fewer steps than pieces
+        behind.ask();
+        behind.finish_one();
+      }
+      behind.keep(sum, corner, col);
+    } else if constexpr (kPass == Pass::forward) {
+      products_done();
+      finish_forward(sizes, sum, corner, col);
     } else {
-      Loaded first = load_pieces(sizes, corner, place.col_tile * kCols, 0);
-      products_wait<0>();
-      touch(sum);
-      if (lane < kBlocks) barrier_arrive(shared.empty_at(before), static_cast<uint32_t>(lane));
-      finish_backward(sizes, sum, corner, place.col_tile * kCols, first);
+      Loaded first = load_pieces(sizes, corner, col, 0);
+      products_done();
+      finish_backward(sizes, sum, corner, col, first);
     }
+  }
+  while (kFinish == Finish::behind && behind.any()) {
+    behind.ask();
+    behind.finish_one();
   }
 }
 
-template <class S, Pass kPass>
+template <class S, Pass kPass, Finish kFinish>
 __global__ void __cluster_dims__(kBlocks, 1, 1) __launch_bounds__(kThreads, 1)
     gemm_swiglu_kernel(const __grid_constant__ CUtensorMap input, const __grid_constant__ CUtensorMap weight,
                        const __grid_constant__ Sizes<S> sizes) {
   extern __shared__ unsigned char memory[];
   Shared shared;
   shared.stages = (shared_address(memory) + kAlignment - 1) / kAlignment * kAlignment;
-  shared.full = shared.stages + kStages * kStageBytes;
-  shared.empty = shared.full + kStages * 8;
+  shared.kept = shared.stages + kStages<kFinish> * kStageBytes;
+  shared.full = shared.kept + (kFinish == Finish::behind ? kKeptBytes : 0);
+  shared.empty = shared.full + kStages<kFinish> * 8;
   int group = static_cast<int>(threadIdx.x) / kGroupThreads, rank = static_cast<int>(cluster_rank());
   if (threadIdx.x == 0) {
     prefetch_map(input);
     prefetch_map(weight);
-    for (int stage = 0; stage < kStages; ++stage) {
+    for (int stage = 0; stage < kStages<kFinish>; ++stage) {
       barrier_init(shared.full_at(stage), 1);
       barrier_init(shared.empty_at(stage), kBlocks * kConsumerWarps);
     }
@@ -359,16 +499,16 @@ __global__ void __cluster_dims__(kBlocks, 1, 1) __launch_bounds__(kThreads, 1)
   cluster_sync();
   if (group == 0) {
     fewer_registers<40>();
-    if (threadIdx.x == 0) feed<S, kPass>(input, weight, sizes, shared, rank);
+    if (threadIdx.x == 0) feed<S, kPass, kFinish>(input, weight, sizes, shared, rank);
     __syncwarp();
   } else {
     more_registers<232>();
-    multiply<S, kPass>(sizes, shared, rank, group - 1);
+    multiply<S, kPass, kFinish>(sizes, shared, rank, group - 1);
   }
   cluster_wait();
 }
 
-template <class S, Pass kPass>
+template <class S, Pass kPass, Finish kFinish>
 cudaError_t launch(cudaStream_t stream, const GemmSwiglu& g) {
   constexpr int kTileCols = kPass == Pass::forward ? kCols / 2 : kCols;
   auto tiles = [](int64_t size, int64_t tile) { return static_cast<int>((size + tile - 1) / tile); };
@@ -378,20 +518,23 @@ cudaError_t launch(cudaStream_t stream, const GemmSwiglu& g) {
                  tiles(width, kTileCols),          g.row_group,
                  static_cast<S*>(g.gate_up.data),  g.gate_up.ld,
                  static_cast<S*>(g.h.data),        g.h.ld};
-  auto* kernel = gemm_swiglu_kernel<S, kPass>;
+  auto* kernel = gemm_swiglu_kernel<S, kPass, kFinish>;
   static const cudaError_t prepared =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes<kFinish>);
   if (prepared != cudaSuccess) return prepared;
   int clusters = std::min(sizes.row_pairs * sizes.col_tiles, std::max(1, g.multiprocessors / kBlocks));
-  kernel<<<static_cast<unsigned>(clusters * kBlocks), kThreads, kSharedBytes, stream>>>(g.input, g.weight,
-                                                                                        sizes);
+  kernel<<<static_cast<unsigned>(clusters * kBlocks), kThreads, kSharedBytes<kFinish>, stream>>>(
+      g.input, g.weight, sizes);
   return cudaGetLastError();
 }
 
 template <Pass kPass>
 cudaError_t launch_typed(cudaStream_t stream, const GemmSwiglu& g) {
-  return g.gate_up.type == Scalar::bf16 ? launch<__nv_bfloat16, kPass>(stream, g)
-                                        : launch<__half, kPass>(stream, g);
+  auto with_type = [&]<class S>(S) {
+    return g.finish == Finish::behind ? launch<S, kPass, Finish::behind>(stream, g)
+                                      : launch<S, kPass, Finish::at_once>(stream, g);
+  };
+  return g.gate_up.type == Scalar::bf16 ? with_type(__nv_bfloat16()) : with_type(__half());
 }
 
 }  // namespace

@@ -27,9 +27,9 @@ __device__ inline void barrier_expect(uint32_t barrier, uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
                : "memory");
 }
-// Arrives at the barrier of that offset in a block of the cluster. It tells that tensor cores have read a stage,
-// which no thread wrote: of the default scope, since one of the cluster would wait for this thread's stores to
-// global memory each time.
+// Arrives at the barrier of that offset in a block of the cluster. It tells that tensor cores have read a
+// stage, which no thread wrote: of the default scope, since one of the cluster would wait for this thread's
+// stores to global memory each time.
 __device__ inline void barrier_arrive(uint32_t barrier, uint32_t block) {
   asm volatile(
       "{\n.reg .b32 remote;\n"
@@ -68,8 +68,8 @@ __device__ inline uint32_t cluster_rank() {
   asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
   return rank;
 }
-// Every thread of the cluster's blocks, be its warp convergent or not. The second form only waits: it orders no
-// memory.
+// Every thread of the cluster's blocks, be its warp convergent or not. The second form only waits: it orders
+// no memory.
 __device__ inline void cluster_sync() {
   asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
 }
