@@ -2,10 +2,11 @@
 // m16n8k8 for f32 rounded to tf32, always f32 sums. In both a lane is (g, t) = (lane / 4, lane % 4), the A
 // and B fragments are words (one f32 or two 16-bit elements), and a sum's four elements are (row g, columns
 // 2t, 2t + 1) and (row g + 8, the same columns).
-// The order of the terms of a product's sum is free as long as A and B agree. So where rows of both operands
-// are contiguous along the sum ("nt"), a lane takes the 16 bytes t of every 64: its words 0, 1 are those of
-// one mma and 2, 3 of the next. And an accumulator tile of 8 (f32) or two of them (16-bit) become the A
-// fragment of the next product in place, where the sum runs over B's rows ("nn").
+// The order of the terms of a product's sum is free as long as A and B agree: so an accumulator tile of 8
+// columns (f32) or two of them (16-bit) are, in place, the A fragment of a product whose sum runs over B's
+// rows
+// ("nn"). Where the sum runs along both operands' rows ("nt"), ldmatrix makes fragments of 16-byte chunks, of
+// f32 too.
 // Tiles lie in shared memory as rows of D elements without gaps; 16-byte chunk c of row r is at c ^
 // swizzle(r), which keeps all accesses here free of bank conflicts.
 #pragma once
@@ -57,19 +58,39 @@ __device__ inline void copies_end() {
   asm volatile("cp.async.wait_all;\n" ::: "memory");
 }
 
+// A thread's 16-byte chunks of a tile: one in every kRows rows.
+template <class S, int D, int Rows>
+struct OwnChunks {
+  using L = Layout<S, D>;
+  static constexpr int kRows = kThreads / L::kChunks;
+  static constexpr int kCount = Rows / kRows;
+  static_assert(kThreads % L::kChunks == 0 && kRows % 4 == 0 && Rows % kRows == 0);
+  int row = static_cast<int>(threadIdx.x) / L::kChunks;
+  int chunk = static_cast<int>(threadIdx.x) % L::kChunks;
+  int place = L::at(row, chunk);
+
+  __device__ uint32_t at(uint32_t tile, int i) const {
+    return tile + static_cast<uint32_t>((place ^ ((i * kRows & 4) << 4)) + i * kRows * L::kRowBytes);
+  }
+};
+
 // Starts the copy of rows begin .. begin + rows of a head; zeros below them.
 template <class S, int D, int Rows>
 __device__ void copy_tile(uint32_t tile, const Heads<S>& x, int head, int begin, int rows) {
-  using L = Layout<S, D>;
-  constexpr int per_chunk = 16 / static_cast<int>(sizeof(S));
-  static_assert(Rows * L::kChunks % kThreads == 0);
-  const S* from = x.data + int64_t{begin} * x.ld + int64_t{head} * D;
+  using Own = OwnChunks<S, D, Rows>;
+  Own own;
+  const S* first = x.data + int64_t{begin} * x.ld + int64_t{head} * D;
+  const S* from = first + own.row * x.ld + own.chunk * (16 / static_cast<int>(sizeof(S)));
+  int64_t step = x.ld * Own::kRows;
+  if (rows >= Rows) {
 #pragma unroll
-  for (int step = 0; step < Rows * L::kChunks / kThreads; ++step) {
-    int item = static_cast<int>(threadIdx.x) + step * kThreads;
-    int row = item / L::kChunks, chunk = item % L::kChunks;
-    bool inside = row < rows;
-    copy_16(tile + L::at(row, chunk), from + (inside ? row * x.ld + chunk * per_chunk : 0), inside);
+    for (int i = 0; i < Own::kCount; ++i, from += step) copy_16(own.at(tile, i), from, true);
+  } else {
+#pragma unroll
+    for (int i = 0; i < Own::kCount; ++i, from += step) {
+      bool inside = own.row + i * Own::kRows < rows;
+      copy_16(own.at(tile, i), inside ? from : first, inside);
+    }
   }
 }
 
@@ -80,6 +101,25 @@ __device__ inline uint4 read_16(uint32_t at) {
                : "r"(at)
                : "memory");
   return x;
+}
+__device__ inline void write_16(uint32_t at, uint4 x) {
+  asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};\n" ::"r"(at), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w)
+               : "memory");
+}
+// Four 8 x 8 matrices of words' halves: lane 8 i + r gives the place of row r of the i-th; its word t goes to
+// lane (r, t) as the i-th.
+__device__ inline void read_fragments(uint32_t at, uint32_t (&x)[4]) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];\n"
+               : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
+               : "r"(at)
+               : "memory");
+}
+// The same, but halves (2t, g) and (2t + 1, g) of a matrix go to lane (g, t).
+__device__ inline void read_transposed(uint32_t at, uint32_t (&x)[4]) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];\n"
+               : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
+               : "r"(at)
+               : "memory");
 }
 __device__ inline float2 read_pair(uint32_t at) {
   float2 x;
@@ -93,11 +133,17 @@ __device__ inline uint32_t tf32(uint32_t bits) {
   asm("cvt.rna.tf32.f32 %0, %1;\n" : "=r"(rounded) : "f"(__uint_as_float(bits)));
   return rounded;
 }
-// Words as the products take them.
-template <class S>
-__device__ uint4 operand(uint4 x) {
-  if constexpr (kIsF32<S>) return {tf32(x.x), tf32(x.y), tf32(x.z), tf32(x.w)};
-  return x;
+// A thread's own chunks of a tile, which it has copied, as the products take them: f32 become tf32.
+template <class S, int D, int Rows>
+__device__ void round_tile(uint32_t tile) {
+  if constexpr (kIsF32<S>) {
+    OwnChunks<S, D, Rows> own;
+#pragma unroll
+    for (int i = 0; i < own.kCount; ++i) {
+      uint4 x = read_16(own.at(tile, i));
+      write_16(own.at(tile, i), {tf32(x.x), tf32(x.y), tf32(x.z), tf32(x.w)});
+    }
+  }
 }
 
 template <class S>
@@ -122,36 +168,29 @@ __device__ void multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uin
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-// The A fragments of two mma: rows g and g + 8 of the m-th 16, 64 bytes of each.
-struct TwoFragments {
-  uint32_t words[2][4];
-};
-template <class S, int D>
-__device__ TwoFragments read_a(uint32_t tile, int place, int m, int group) {
-  using L = Layout<S, D>;
-  uint4 x = operand<S>(read_16(tile + L::moved(place, 2 * m, 4 * group)));
-  uint4 y = operand<S>(read_16(tile + L::moved(place, 2 * m + 1, 4 * group)));
-  return {{{x.x, y.x, x.y, y.y}, {x.z, y.z, x.w, y.w}}};
-}
-
 // sums[m][n] += A B^T, A: 16 Ms rows from `first` on, B: N rows; both tiles of D columns.
 template <class S, int D, int Ms, int N>
 __device__ void product_nt(uint32_t a, int first, uint32_t b, float (&sums)[Ms][N / 8][4]) {
   using L = Layout<S, D>;
-  int lane = static_cast<int>(threadIdx.x) % kWarp, place = L::at(lane / 4, lane % 4);
+  int lane = static_cast<int>(threadIdx.x) % kWarp;
+  int a_place = L::at(lane & 15, lane / 16), b_place = L::at(lane & 7, lane / 8);
   a += static_cast<uint32_t>(first * L::kRowBytes);
 #pragma unroll
-  for (int group = 0; group < L::kGroups; ++group) {
-    TwoFragments x[Ms];
+  for (int chunk = 0; chunk < L::kChunks; chunk += 4) {
+    uint32_t x[Ms][2][4];
 #pragma unroll
-    for (int m = 0; m < Ms; ++m) x[m] = read_a<S, D>(a, place, m, group);
+    for (int m = 0; m < Ms; ++m) {
+      read_fragments(a + L::moved(a_place, 2 * m, chunk), x[m][0]);
+      read_fragments(a + L::moved(a_place, 2 * m, chunk + 2), x[m][1]);
+    }
 #pragma unroll
     for (int n = 0; n < N / 8; ++n) {
-      uint4 y = operand<S>(read_16(b + L::moved(place, n, 4 * group)));
+      uint32_t y[4];
+      read_fragments(b + L::moved(b_place, n, chunk), y);
 #pragma unroll
       for (int m = 0; m < Ms; ++m) {
-        multiply<S>(sums[m][n], x[m].words[0], y.x, y.y);
-        multiply<S>(sums[m][n], x[m].words[1], y.z, y.w);
+        multiply<S>(sums[m][n], x[m][0], y[0], y[1]);
+        multiply<S>(sums[m][n], x[m][1], y[2], y[3]);
       }
     }
   }
@@ -185,8 +224,8 @@ __device__ void product_nn(const float (&p)[Ms][N / 8][4], uint32_t b, float (&s
       }
 #pragma unroll
       for (int c = 0; c < D / 32; ++c) {
-        uint4 x = operand<S>(read_16(b + L::moved(even, k, 8 * c)));
-        uint4 y = operand<S>(read_16(b + L::moved(odd, k, 8 * c)));
+        uint4 x = read_16(b + L::moved(even, k, 8 * c));
+        uint4 y = read_16(b + L::moved(odd, k, 8 * c));
 #pragma unroll
         for (int m = 0; m < Ms; ++m) {
           multiply<S>(sums[m][4 * c + 0], a[m], x.x, y.x);
@@ -197,7 +236,7 @@ __device__ void product_nn(const float (&p)[Ms][N / 8][4], uint32_t b, float (&s
       }
     }
   } else {
-    int place = L::at(lane & 15, lane / 16);  // of the row whose address this lane gives
+    int place = L::at(lane & 15, lane / 16);
 #pragma unroll
     for (int k = 0; k < N / 16; ++k) {
       uint32_t a[Ms][4];
@@ -210,15 +249,12 @@ __device__ void product_nn(const float (&p)[Ms][N / 8][4], uint32_t b, float (&s
       }
 #pragma unroll
       for (int c = 0; c < D / 8; c += 2) {
-        uint32_t x0, x1, y0, y1;
-        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];\n"
-                     : "=r"(x0), "=r"(x1), "=r"(y0), "=r"(y1)
-                     : "r"(b + L::moved(place, 2 * k, c))
-                     : "memory");
+        uint32_t x[4];
+        read_transposed(b + L::moved(place, 2 * k, c), x);
 #pragma unroll
         for (int m = 0; m < Ms; ++m) {
-          multiply<S>(sums[m][c], a[m], x0, x1);
-          multiply<S>(sums[m][c + 1], a[m], y0, y1);
+          multiply<S>(sums[m][c], a[m], x[0], x[1]);
+          multiply<S>(sums[m][c + 1], a[m], x[2], x[3]);
         }
       }
     }

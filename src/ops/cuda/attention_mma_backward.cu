@@ -84,6 +84,12 @@ __global__ void __launch_bounds__(kThreads, kIsF32<S>&& D == 128 ? 1 : 2)
 
   for (int step = 0; step < steps; ++step) {
     copies_end();
+    if (step == 0) {
+      round_tile<S, D, Tiles::kOwned>(queries);
+      round_tile<S, D, Tiles::kOwned>(douts);
+    }
+    round_tile<S, D, N>(keys + (step & 1) * Tiles::kStepBytes);
+    round_tile<S, D, N>(values + (step & 1) * Tiles::kStepBytes);
     __syncthreads();
     if (step + 1 < steps) copy_keys(step + 1);
     int first_key = step * N, first_query = begin + warp_first;
@@ -158,6 +164,12 @@ __global__ void __launch_bounds__(kThreads, kIsF32<S>&& D == 128 ? 1 : 2)
   float dk_sums[Ms][D / 8][4] = {}, dv_sums[Ms][D / 8][4] = {};
   for (int step = 0; step < steps; ++step) {
     copies_end();
+    if (step == 0) {
+      round_tile<S, D, Tiles::kOwned>(keys);
+      round_tile<S, D, Tiles::kOwned>(values);
+    }
+    round_tile<S, D, N>(queries + (step & 1) * Tiles::kStepBytes);
+    round_tile<S, D, N>(douts + (step & 1) * Tiles::kStepBytes);
     __syncthreads();
     if (step + 1 < steps) copy_queries(step + 1);
     int first_query = begin + step % per_head * N, first_key = begin + warp_first;

@@ -58,6 +58,9 @@ __global__ void __launch_bounds__(kThreads, 2)
 
   for (int step = 0; step < steps; ++step) {
     copies_end();
+    if (step == 0) round_tile<S, D, Tiles::kQueries>(queries);
+    round_tile<S, D, N>(keys + (step & 1) * Tiles::kKeyBytes);
+    round_tile<S, D, N>(values + (step & 1) * Tiles::kKeyBytes);
     __syncthreads();
     if (step + 1 < steps) copy_keys(step + 1);
     int first_key = step * N, first_query = begin + warp_first;
