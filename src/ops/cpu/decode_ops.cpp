@@ -15,18 +15,16 @@
 namespace llmft {
 namespace {
 
+constexpr float kFarthest = 32;  // nats from the likeliest: what lies farther has no mass
+
 struct Candidate {
-  float logit;
+  uint64_t rank;  // distance from the likeliest, in 2^-28 nats: what a cut cannot tell apart
   int32_t token;
   uint64_t mass;
 };
 
-uint64_t mass_of(float below_top) {
-  return static_cast<uint64_t>(std::exp(static_cast<double>(below_top)) * 0x1.0p40);
-}
-
 bool ranks_before(const Candidate& a, const Candidate& b) {
-  return a.logit > b.logit || (a.logit == b.logit && a.token < b.token);
+  return a.rank < b.rank || (a.rank == b.rank && a.token < b.token);
 }
 
 uint64_t total_mass(const std::vector<Candidate>& candidates) {
@@ -37,19 +35,21 @@ uint64_t total_mass(const std::vector<Candidate>& candidates) {
 
 // Cuts the ranked candidates after the first n and those that tie with the last of these.
 void keep(std::vector<Candidate>& ranked, size_t n) {
-  while (n < ranked.size() && ranked[n].logit == ranked[n - 1].logit) ++n;
+  while (n < ranked.size() && ranked[n].rank == ranked[n - 1].rank) ++n;
   ranked.resize(n);
 }
 
 int32_t draw(const float* logits, int64_t vocabulary, const SampleRow& row) {
   auto inverse = 1.0f / row.temperature;
-  float top = *std::max_element(logits, logits + vocabulary) * inverse;
+  float top = *std::max_element(logits, logits + vocabulary);
   std::vector<Candidate> ranked;
   for (int64_t i = 0; i < vocabulary; ++i) {
-    float logit = logits[i] * inverse;
-    uint64_t mass = mass_of(logit - top);
-    if (mass != 0) ranked.push_back({logit, static_cast<int32_t>(i), mass});
+    float distance = (top - logits[i]) * inverse;
+    if (!(distance < kFarthest)) continue;
+    auto mass = static_cast<uint64_t>(std::exp(-static_cast<double>(distance)) * 0x1.0p40);
+    ranked.push_back({static_cast<uint64_t>(distance * 0x1.0p28f), static_cast<int32_t>(i), mass});
   }
+  if (ranked.empty()) return 0;  // not a number among them
   bool cuts = row.top_k > 0 || row.top_p < 1 || row.min_p > 0;
   if (cuts) {
     std::sort(ranked.begin(), ranked.end(), ranks_before);

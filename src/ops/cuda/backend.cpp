@@ -36,8 +36,4 @@ std::unique_ptr<Ops> make_cuda_ops(Device& device, MatmulMode mode, AttentionOrd
   return std::make_unique<CudaOps>(*cuda, mode, order, effective);
 }
 
-std::unique_ptr<DecodeOps> make_cuda_decode_ops(Device&) {
-  user_error("--device cuda: this version generates on the CPU only; use --device cpu");
-}
-
 }  // namespace llmft
