@@ -108,7 +108,7 @@ class BatchEngine final : public Engine {
 
   static int64_t prefill_tokens(const LoadedModel& model, const EngineOptions& options) {
     if (options.prefill_tokens > 0) return options.prefill_tokens;
-    return model.device().kind() == DeviceKind::cuda ? 4096 : 512;
+    return model.device().kind() == DeviceKind::cuda ? 8192 : 512;
   }
   static InferenceLimits limits_of(const LoadedModel& model, const EngineOptions& options) {
     int64_t context = std::min(options.max_context, model.config().max_position_embeddings);

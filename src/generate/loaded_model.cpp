@@ -8,6 +8,7 @@
 
 #include "llmft/base/error.hpp"
 #include "llmft/base/file.hpp"
+#include "llmft/base/rng.hpp"
 #include "llmft/model/model_folder.hpp"
 #include "llmft/parallel/strategy.hpp"
 
@@ -72,13 +73,8 @@ std::vector<int32_t> read_end_tokens(const fs::path& model, const LlamaConfig& c
 
 }  // namespace
 
-LoadedModel::LoadedModel(const ModelSource& source)
-    : cuda_(wants_cuda(source.device)),
-      has_adapter_(!source.adapter.empty()),
-      recipe_(make_recipe(source.precision.value_or(cuda_ ? Precision::bf16 : Precision::fp32))),
-      config_(load_llama_config(source.model)),
-      tensors_(std::make_unique<LlamaTensors>(config_, adapter_of(source), cuda_ ? 64 : 1)),
-      end_tokens_(read_end_tokens(source.model, config_)) {
+void LoadedModel::open(const AdapterSpec& adapter, const ModelSource& source) {
+  tensors_ = std::make_unique<LlamaTensors>(config_, adapter, cuda_ ? 64 : 1);
   device_ = cuda_ ? make_cuda_device(source.gpu) : make_cpu_device();
   int threads = source.threads > 0 ? source.threads : usable_cores();
   ops_ = cuda_ ? make_cuda_ops(*device_, recipe_.matmul, AttentionOrder::fast, tuning())
@@ -86,8 +82,51 @@ LoadedModel::LoadedModel(const ModelSource& source)
   decode_ = cuda_ ? make_cuda_decode_ops(*device_) : make_cpu_decode_ops(*device_, threads);
   comm_ = make_self_comm();
   store_ = make_param_store(Strategy::none, {*tensors_, recipe_, *ops_, *comm_, Reduction::fast});
+}
+
+LoadedModel::LoadedModel(const ModelSource& source)
+    : cuda_(wants_cuda(source.device)),
+      has_adapter_(!source.adapter.empty()),
+      recipe_(make_recipe(source.precision.value_or(cuda_ ? Precision::bf16 : Precision::fp32))),
+      config_(load_llama_config(source.model)),
+      end_tokens_(read_end_tokens(source.model, config_)) {
+  open(adapter_of(source), source);
   load_model(source.model, *tensors_, recipe_, 0, *store_);
   if (has_adapter_) load_adapter(source.adapter, *tensors_, *store_);
+}
+
+// One random piece again and again: making a billion numbers would take longer than what is measured.
+LoadedModel::LoadedModel(const LlamaConfig& config, const AdapterSpec& adapter, const ModelSource& source)
+    : cuda_(wants_cuda(source.device)),
+      has_adapter_(adapter.rank > 0 && !adapter.targets.empty()),
+      recipe_(make_recipe(source.precision.value_or(cuda_ ? Precision::bf16 : Precision::fp32))),
+      config_(config) {
+  open(adapter.rank > 0 ? adapter : AdapterSpec{.rank = 1}, source);
+  constexpr int64_t kPiece = (1 << 20) + 7;
+  CounterRng rng(1, 2);
+  std::vector<float> piece(kPiece);
+  for (size_t i = 0; i < piece.size(); ++i) piece[i] = static_cast<float>(rng.uniform(i) - 0.5) * 0.07f;
+  for (int b = 0; b < tensors_->block_count(); ++b) {
+    const Block& block = tensors_->block(b);
+    std::vector<std::byte> flat(static_cast<size_t>(block.frozen_numel) * size_of(recipe_.compute));
+    visit_dtype(recipe_.compute, [&]<class S>(S) {
+      if constexpr (!std::is_same_v<S, double>) {
+        auto* values = reinterpret_cast<S*>(flat.data());
+        std::vector<S> converted(piece.size());
+        convert(std::span<const float>(piece), std::span<S>(converted));
+        for (int64_t i = 0; i < block.frozen_numel; i += kPiece)
+          std::copy_n(converted.begin(), std::min(kPiece, block.frozen_numel - i), values + i);
+        for (const PackedTensor& t : block.tensors)
+          if (t.role == Role::attn_norm || t.role == Role::mlp_norm || t.role == Role::final_norm)
+            std::fill_n(values + t.offset, t.cols, from_float<S>(1));
+      }
+    });
+    store_->set_frozen(b, flat);
+    std::vector<float> master(static_cast<size_t>(block.trainable_numel));
+    for (size_t i = 0; i < master.size(); ++i) master[i] = piece[i % piece.size()];
+    if (!master.empty()) store_->set_master(b, master);
+  }
+  store_->publish();
 }
 
 }  // namespace llmft

@@ -76,112 +76,182 @@ std::string refusal(F&& f) {
 
 }  // namespace
 
-TEST_CASE("greedy answers equal transformers' for 100 prompts, alone and many at once") {
+namespace {
+
+void compare_with_golden(const EngineOptions& options) {
   auto cases = nlohmann::json::parse(read_file(kGolden / "generate/greedy.json"));
   REQUIRE(cases.size() == 100);
-  struct Setting {
-    int64_t sequences, prefill;
-  };
-  for (Setting setting : {Setting{1, 0}, Setting{16, 0}, Setting{7, 19}}) {
-    auto engine = make_engine(tiny(setting.sequences, setting.prefill), tokenizer());
-    std::map<uint64_t, size_t> of;
-    for (size_t i = 0; i < cases.size(); ++i) {
-      SamplingParams sampling = greedy(32);
-      sampling.repetition_penalty = cases[i]["penalty"];
-      of[engine->submit({.prompt = cases[i]["prompt"], .sampling = sampling})] = i;
-    }
-    auto answers = run(*engine);
-    CHECK(answers.size() == cases.size());
-    for (auto& [id, answer] : answers) {
-      const auto& expected = cases[of.at(id)];
-      CAPTURE(of.at(id));
-      CHECK(answer.tokens == expected["answer"].get<std::vector<int32_t>>());
-      CHECK(answer.text == expected["text"].get<std::string>());
-      CHECK(name_of(answer.finish) == expected["finish"].get<std::string>());
-    }
-    EngineStats stats = engine->stats();
-    CHECK(stats.running == 0);
-    CHECK(stats.waiting == 0);
-    CHECK(stats.cached_tokens > 0);  // many share their system prompt
-    CHECK(stats.generated_tokens > 0);
+  auto engine = make_engine(options, tokenizer());
+  std::map<uint64_t, size_t> of;
+  for (size_t i = 0; i < cases.size(); ++i) {
+    SamplingParams sampling = greedy(32);
+    sampling.repetition_penalty = cases[i]["penalty"];
+    of[engine->submit({.prompt = cases[i]["prompt"], .sampling = sampling})] = i;
   }
+  auto answers = run(*engine);
+  CHECK(answers.size() == cases.size());
+  for (auto& [id, answer] : answers) {
+    const auto& expected = cases[of.at(id)];
+    CAPTURE(of.at(id));
+    CHECK(answer.tokens == expected["answer"].get<std::vector<int32_t>>());
+    CHECK(answer.text == expected["text"].get<std::string>());
+    CHECK(name_of(answer.finish) == expected["finish"].get<std::string>());
+  }
+  EngineStats stats = engine->stats();
+  CHECK(stats.running == 0);
+  CHECK(stats.waiting == 0);
+  CHECK(stats.cached_tokens > 0);  // many share their system prompt
+  CHECK(stats.generated_tokens > 0);
 }
+
+}  // namespace
+
+TEST_CASE("greedy answers equal transformers' for 100 prompts, alone and many at once") {
+  compare_with_golden(tiny(1));
+  compare_with_golden(tiny(16));
+  compare_with_golden(tiny(7, 19));
+}
+
+namespace {
+
+// i32 on the device of a model.
+struct List {
+  Buffer buffer;
+  Indices view;
+  List(Device& device, const std::vector<int32_t>& values)
+      : buffer(device, values.size() * sizeof(int32_t), MemoryPart::workspace),
+        view{static_cast<const int32_t*>(buffer.data()), static_cast<int64_t>(values.size())} {
+    device.copy_to_device(buffer.data(), values.data(), values.size() * sizeof(int32_t));
+  }
+};
 
 // Base and adapter rows, by cache and without, piece by piece: all the same numbers as the training
 // forward's.
-TEST_CASE("logits equal the training forward's, base and adapter in one batch") {
+void compare_with_training(const fs::path& folder, const fs::path& adapter, Precision precision,
+                           DeviceChoice device) {
+  LoadedModel loaded(
+      {.model = folder, .adapter = adapter, .device = device, .precision = precision, .threads = 1});
+  Model adapted(folder, read_adapter_config(adapter), adapter, precision);
+  Model base(folder, {.rank = 1}, {}, precision);
+  constexpr int64_t kLength = 21;
+  InferenceModel model(loaded.tensors(), loaded.recipe(), loaded.ops(), loaded.decode(), loaded.store(),
+                       {.max_rows = 2 * kLength, .logits_rows = 2 * kLength, .slots = 3, .context = 40});
+  int64_t vocabulary = loaded.config().vocab_size;
+  std::vector<int32_t> tokens(kLength), rows(kLength);
+  CounterRng rng(3, 1);
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    tokens[i] = static_cast<int32_t>(rng.below(i, static_cast<uint64_t>(vocabulary)));
+    rows[i] = static_cast<int32_t>(i);
+  }
+  Documents documents;
+  documents.add(tokens, 1);
+  std::vector<float> wanted[2];
+  for (int a = 0; a < 2; ++a) {
+    wanted[a].resize(static_cast<size_t>(kLength * vocabulary));
+    (a == 0 ? base : adapted)
+        .llama->logits(documents.view(), rows, matrix_view(wanted[a].data(), kLength, vocabulary));
+  }
+  double spread = 0, apart = 0;
+  for (size_t i = 0; i < wanted[0].size(); ++i) {
+    spread = std::max<double>(spread, std::abs(wanted[0][i]));
+    apart = std::max<double>(apart, std::abs(wanted[0][i] - wanted[1][i]));
+  }
+  double tolerance = spread * (precision == Precision::fp32 ? 2e-5 : 0.04);
+  CHECK(apart > tolerance);  // the adapter shows
+
+  enum class How { packed, through_cache };
+  enum class Who { base_alone, both };
+  // positions [from, to) of two sequences
+  auto compare = [&](int64_t from, int64_t to, How how, Who who) {
+    std::vector<int32_t> t, p, s, a, bounds{0};
+    for (int sequence = 0; sequence < 2; ++sequence) {
+      for (int64_t i = from; i < to; ++i) {
+        t.push_back(tokens[static_cast<size_t>(i)]);
+        p.push_back(static_cast<int32_t>(i));
+        s.push_back(2 - sequence);
+        a.push_back(who == Who::both ? sequence : 0);
+      }
+      bounds.push_back(static_cast<int32_t>(t.size()));
+    }
+    Device& d = loaded.device();
+    List lt(d, t), lp(d, p), ls(d, s), la(d, a), lb(d, bounds);
+    model.forward({lt.view, lp.view, ls.view, how == How::packed ? lb.view : Indices{},
+                   who == Who::both ? la.view : Indices{}, to});
+    Tensor logits = model.logits({nullptr, lt.view.size});
+    std::vector<float> got(static_cast<size_t>(logits.numel()));
+    d.copy_to_host(got.data(), logits.data, logits.bytes());
+    d.synchronize();
+    double worst = 0;
+    for (size_t r = 0; r < t.size(); ++r)
+      for (size_t v = 0; v < static_cast<size_t>(vocabulary); ++v) {
+        auto width = static_cast<size_t>(vocabulary);
+        worst = std::max<double>(
+            worst, std::abs(got[r * width + v] - wanted[a[r]][static_cast<size_t>(p[r]) * width + v]));
+      }
+    CHECK(worst <= tolerance);
+  };
+  compare(0, kLength, How::packed, Who::both);
+  compare(0, 5, How::packed, Who::both);
+  compare(5, 13, How::through_cache, Who::both);
+  for (int64_t i = 13; i < kLength; ++i) compare(i, i + 1, How::through_cache, Who::both);
+  compare(0, 9, How::packed, Who::base_alone);
+  compare(9, 11, How::through_cache, Who::base_alone);
+  for (int64_t i = 11; i < kLength; ++i) compare(i, i + 1, How::through_cache, Who::base_alone);
+}
+
+void compare_all(DeviceChoice device) {
   for (const char* name : {"parity_tied", "parity_untied"})
     for (const char* lora : {"lora_qvo", "lora_all_rs"})
       for (Precision precision : {Precision::fp32, Precision::bf16}) {
-        fs::path folder = kGolden / name / "model", adapter = kGolden / name / lora / "adapter";
-        LoadedModel loaded({.model = folder,
-                            .adapter = adapter,
-                            .device = DeviceChoice::cpu,
-                            .precision = precision,
-                            .threads = 1});
-        Model adapted(folder, read_adapter_config(adapter), adapter, precision);
-        Model base(folder, {.rank = 1}, {}, precision);
-        constexpr int64_t kLength = 21;
-        InferenceModel model(
-            loaded.tensors(), loaded.recipe(), loaded.ops(), loaded.decode(), loaded.store(),
-            {.max_rows = 2 * kLength, .logits_rows = 2 * kLength, .slots = 3, .context = 40});
-        auto vocabulary = loaded.config().vocab_size;
-        std::vector<int32_t> tokens(kLength), rows(kLength);
-        CounterRng rng(3, 1);
-        for (int64_t i = 0; i < kLength; ++i) {
-          tokens[static_cast<size_t>(i)] =
-              static_cast<int32_t>(rng.below(static_cast<uint64_t>(i), static_cast<uint64_t>(vocabulary)));
-          rows[static_cast<size_t>(i)] = static_cast<int32_t>(i);
-        }
-        Documents documents;
-        documents.add(tokens, 1);
-        std::vector<float> wanted[2];
-        for (int a = 0; a < 2; ++a) {
-          wanted[a].resize(static_cast<size_t>(kLength * vocabulary));
-          (a == 0 ? base : adapted)
-              .llama->logits(documents.view(), rows, matrix_view(wanted[a].data(), kLength, vocabulary));
-        }
-        double spread = 0, apart = 0;
-        for (size_t i = 0; i < wanted[0].size(); ++i) {
-          spread = std::max<double>(spread, std::abs(wanted[0][i]));
-          apart = std::max<double>(apart, std::abs(wanted[0][i] - wanted[1][i]));
-        }
-        double tolerance = spread * (precision == Precision::fp32 ? 2e-5 : 0.04);
-        CHECK(apart > tolerance);  // the adapter shows
-
-        // positions [from, to) of both sequences; how: packed from position 0, or through the cache
-        auto compare = [&](int64_t from, int64_t to, bool packed, bool mixed) {
-          std::vector<int32_t> t, p, s, a, cu{0};
-          for (int sequence = 0; sequence < 2; ++sequence) {
-            for (int64_t i = from; i < to; ++i) {
-              t.push_back(tokens[static_cast<size_t>(i)]);
-              p.push_back(static_cast<int32_t>(i));
-              s.push_back(2 - sequence);
-              a.push_back(mixed ? sequence : 0);
-            }
-            cu.push_back(static_cast<int32_t>(t.size()));
-          }
-          auto list = [](const std::vector<int32_t>& x) {
-            return Indices{x.data(), static_cast<int64_t>(x.size())};
-          };
-          model.forward(
-              {list(t), list(p), list(s), packed ? list(cu) : Indices{}, mixed ? list(a) : Indices{}, to});
-          Tensor logits = model.logits({nullptr, static_cast<int64_t>(t.size())});
-          double worst = 0;
-          for (int64_t r = 0; r < logits.rows; ++r)
-            for (int64_t v = 0; v < vocabulary; ++v)
-              worst = std::max<double>(worst, std::abs(logits.row<float>(r)[v] -
-                                                       wanted[a[static_cast<size_t>(r)]][static_cast<size_t>(
-                                                           p[static_cast<size_t>(r)] * vocabulary + v)]));
-          CHECK(worst <= tolerance);
-        };
-        compare(0, kLength, true, true);
-        compare(0, 5, true, true);
-        compare(5, 13, false, true);
-        for (int64_t i = 13; i < kLength; ++i) compare(i, i + 1, false, true);
-        compare(0, 9, false, false);
-        compare(9, kLength, false, false);
+        CAPTURE(name);
+        CAPTURE(lora);
+        CAPTURE(name_of(precision));
+        compare_with_training(kGolden / name / "model", kGolden / name / lora / "adapter", precision, device);
       }
+}
+
+bool no_gpu() {
+  if (cuda_device_count() > 0) return false;
+  MESSAGE("skipped: no GPU on this machine");
+  return true;
+}
+
+}  // namespace
+
+TEST_CASE("logits equal the training forward's, base and adapter in one batch") {
+  compare_all(DeviceChoice::cpu);
+}
+
+TEST_CASE("CUDA: logits equal the training forward's, base and adapter in one batch") {
+  if (!no_gpu()) compare_all(DeviceChoice::cuda);
+}
+
+TEST_CASE("CUDA: greedy answers equal transformers' for 100 prompts, steps recorded and replayed") {
+  if (no_gpu()) return;
+  EngineOptions options = tiny(1);
+  options.source.device = DeviceChoice::cuda;
+  options.source.precision = Precision::fp32;
+  for (int64_t sequences : {1, 3, 40}) {
+    options.max_sequences = sequences;
+    compare_with_golden(options);
+  }
+}
+
+TEST_CASE("CUDA: bf16 answers do not depend on neighbours more than rounding lets them") {
+  if (no_gpu()) return;
+  EngineOptions options = tiny(8);
+  options.source.device = DeviceChoice::cuda;
+  options.source.precision = Precision::bf16;
+  auto engine = make_engine(options, tokenizer());
+  auto ask = [&](uint64_t seed) {
+    return engine->submit({.prompt = random_tokens(30, 1),
+                           .sampling = {.temperature = 1, .top_p = 0.9, .seed = seed, .max_tokens = 16}});
+  };
+  uint64_t a = ask(1), b = ask(1), c = ask(2);
+  auto answers = run(*engine);
+  CHECK(answers.at(a).tokens.size() == 16);
+  CHECK(answers.at(a) == answers.at(b));  // rows of one batch are computed alike
+  CHECK(answers.at(a).tokens != answers.at(c).tokens);
 }
 
 TEST_CASE("a request's answer does not depend on its neighbours, and its seed decides it") {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "llmft/comm/comm.hpp"
+#include "llmft/model/llama_config.hpp"
 #include "llmft/model/llama_tensors.hpp"
 #include "llmft/model/param_store.hpp"
 #include "llmft/ops/backend.hpp"
@@ -29,6 +30,8 @@ class LoadedModel {
  public:
   // UserError: no such folder, an adapter made for another shape, no GPU, not enough memory.
   explicit LoadedModel(const ModelSource& source);
+  // Random weights of this shape, for benchmarks: source.model and source.adapter are not read.
+  LoadedModel(const LlamaConfig& config, const AdapterSpec& adapter, const ModelSource& source);
 
   Device& device() const { return *device_; }
   Ops& ops() const { return *ops_; }
@@ -43,6 +46,9 @@ class LoadedModel {
   const std::vector<int32_t>& end_tokens() const { return end_tokens_; }
 
  private:
+  // Everything but the weights' values.
+  void open(const AdapterSpec& adapter, const ModelSource& source);
+
   bool cuda_;
   bool has_adapter_;
   Recipe recipe_;

@@ -19,7 +19,7 @@ struct EngineOptions {
   ModelSource source;
   int64_t max_context = 4096;       // prompt + answer; at most the model's own limit
   int64_t max_sequences = 16;       // at the same time
-  int64_t prefill_tokens = 0;       // prompt tokens a step takes in; 0: 4096 on a GPU, 512 on a CPU
+  int64_t prefill_tokens = 0;       // prompt tokens a step takes in; 0: 8192 on a GPU, 512 on a CPU
   std::vector<int32_t> end_tokens;  // beside the model's own, for example the template's end of turn
 };
 
