@@ -6,14 +6,12 @@
 
 namespace llmft {
 
-AdamW::AdamW(const AdamWOptions& options, const GradientOptions& gradients, Ops& ops, ParamStore& store,
-             Comm& comm)
+AdamW::AdamW(const AdamWOptions& options, const GradientOptions& gradients, Ops& ops, ParamStore& store)
     : options_(options),
       rule_{gradients.clip, options.beta1, options.beta2, gradients.loss_scaling,
             static_cast<double>(gradients.growth_interval)},
       ops_(ops),
-      store_(store),
-      comm_(comm) {
+      store_(store) {
   Device& device = ops.device();
   int64_t chunks = 0;
   for (int b = 0; b < store.tensors().block_count(); ++b) {
@@ -49,7 +47,7 @@ void AdamW::judge_gradients() {
     ops_.chunk_sum_squares(store_.local_gradient(b), chunk, sums.col_range(first, count));
   }
   // every chunk is non-zero on one rank at most: adding the others' zeros is exact
-  if (!store_.replicated()) comm_.all_reduce(sums);
+  store_.sum_over_shards(sums);
   ops_.advance_update(rule_, sums, state());
 }
 

@@ -25,14 +25,6 @@ std::string part_name(int rank, int ranks) {
   return fmt::format("state-{:05}-of-{:05}.safetensors", rank, ranks);
 }
 
-// The part of a block that this rank writes: its own where parameters are sharded, else an equal share of the
-// work.
-ShardRange written_range(const ParamStore& store, int block, const Process& process) {
-  if (!store.replicated()) return store.local_range(block);
-  int64_t numel = store.tensors().block(block).trainable_numel;
-  return {numel * process.rank() / process.size(), numel * (process.rank() + 1) / process.size()};
-}
-
 struct Arrays {
   const char* name;
   Tensor flat;
@@ -44,11 +36,11 @@ std::array<Arrays, 3> arrays_of(int block, ParamStore& store, const AdamW& optim
            {"v", optimizer.local_v(block)}}};
 }
 
-void write_part(const fs::path& path, ParamStore& store, const AdamW& optimizer, const Process& process) {
+void write_part(const fs::path& path, ParamStore& store, const AdamW& optimizer) {
   std::vector<std::vector<float>> values;
   std::vector<OutTensor> tensors;
   for (int b = 0; b < store.tensors().block_count(); ++b) {
-    ShardRange range = written_range(store, b, process);
+    ShardRange range = store.written_range(b);
     if (range.begin == range.end) continue;
     int64_t local_begin = store.local_range(b).begin;
     for (const Arrays& array : arrays_of(b, store, optimizer)) {
@@ -204,7 +196,7 @@ void save_checkpoint(const fs::path& run, const TrainState& state, ParamStore& s
   }
   process.barrier();
   std::string name = part_name(process.rank(), process.size());
-  write_part(temporary / name, store, optimizer, process);
+  write_part(temporary / name, store, optimizer);
   std::vector<std::string> hashes = process.all_gather(hash_file(temporary / name));
   if (process.is_root()) {
     nlohmann::json files;

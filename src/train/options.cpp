@@ -38,7 +38,13 @@ void describe(OptionSet& set, TrainOptions& o) {
                           {.flag = "--precision"});
   set.add_enum<Strategy>("strategy", o.strategy, kStrategyNames, "how ranks share the model",
                          {.flag = "--strategy"});
-  set.add("deterministic", o.deterministic, "the same bits for any power-of-two number of ranks, ddp or fsdp",
+  set.add_enum<FsdpMode>("fsdp_mode", o.fsdp_mode, kFsdpModeNames,
+                         "fsdp and hsdp: layers whole only in use, or weights whole and the rest sharded",
+                         {.flag = "--fsdp-mode"});
+  set.add("hsdp_group", o.hsdp_group, "hsdp: ranks that share one copy of the model; 0: those of a node",
+          {.flag = "--hsdp-group", .min = 0});
+  set.add("deterministic", o.deterministic,
+          "the same bits for any power-of-two number of ranks, ddp, fsdp or hsdp",
           {.flag = "--deterministic"});
   set.add("threads", o.threads, "CPU threads a rank; 0: the node's cores shared among its ranks",
           {.min = 0, .max = 1024});

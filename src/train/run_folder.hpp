@@ -25,7 +25,9 @@ class RunFolder {
   RunFolder& operator=(const RunFolder&) = delete;
 
   PhaseTimer::Scope phase(std::string_view name) { return timer_.scope(name); }
-  void add_phase(std::string_view name, double seconds) { timer_.add(name, seconds); }
+  void add_phase(std::string_view name, double seconds, int64_t count = 1) {
+    timer_.add(name, seconds, count);
+  }
 
   // Removes the run that --overwrite gives up.
   void start(const Device& device);

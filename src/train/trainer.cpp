@@ -101,6 +101,10 @@ Reduction reduction_of(const TrainOptions& o) {
   return o.deterministic ? Reduction::tree : Reduction::fast;
 }
 
+int group_of(const TrainOptions& o, const Process& process) {
+  return o.strategy == Strategy::hsdp ? hsdp_group(process, o.hsdp_group) : 0;
+}
+
 // A GPU's matrix units take K in tiles of 64.
 int64_t extension_multiple(const Device& device) {
   return device.kind() == DeviceKind::cuda ? 64 : 1;
@@ -126,13 +130,14 @@ class Trainer {
         folder_(process, options, config_yaml) {
     {
       auto timed = folder_.phase("load");
-      store_ = make_param_store(options.strategy, {tensors_, recipe_, *ops_, *comm_, reduction_of(options)});
+      store_ = make_param_store(options.strategy, {tensors_, recipe_, *ops_, *comm_, reduction_of(options),
+                                                   options.fsdp_mode, group_of(options, process)});
       load_model(options.model, tensors_, recipe_, static_cast<uint64_t>(options.seed), *store_);
       if (!options.adapter_init.empty()) load_adapter(options.adapter_init, tensors_, *store_);
       optimizer_ = std::make_unique<AdamW>(options.adamw,
                                            GradientOptions{options.clip, recipe_.loss_scaling,
                                                            options.loss_scale, options.loss_scale_interval},
-                                           *ops_, *store_, *comm_);
+                                           *ops_, *store_);
       llama_ = std::make_unique<Llama>(tensors_, recipe_, *ops_, *store_, LlamaLimits{options.pack_tokens});
     }
     auto outcome_bytes = (static_cast<size_t>(batches_.micro_steps()) + kUpdateFields) * sizeof(double);
@@ -277,7 +282,7 @@ void Trainer::start_step() {
   int64_t micro_steps = batches_.micro_steps();
   Tensor outcome = outcome_.view(DType::f64, 1, micro_steps + kUpdateFields);
   s.begin->record();
-  store_->zero_gradients();
+  store_->zero_gradients(micro_steps);
   for (int64_t j = 0; j < micro_steps; ++j) {
     Stopwatch wait;
     Pack pack = batches_.pack(s.packs, j, cursor_);
@@ -439,6 +444,8 @@ void Trainer::end_of_run(bool early) {
       save_adapter(output / "adapter", tensors_, o_.model, *store_, process_.is_root());
   }
   process_.barrier();
+  Comm::Exposed exposed = comm_->exposed();
+  folder_.add_phase("exposed_communication", exposed.seconds, exposed.waits);
   folder_.finish(state_, *device_,
                  {tensors_.adapter().rank, static_cast<double>(loader_.tokens_in_epoch()), early});
 }
@@ -531,6 +538,7 @@ TrainEnd Trainer::run() {
 TrainEnd run_training(const Process& process, const TrainOptions& options, const std::string& config_yaml) {
   validate(options, process.size());
   check_strategy(options.strategy, reduction_of(options), process.size());
+  group_of(options, process);
   Trainer trainer(process, options, config_yaml);
   return trainer.run();
 }

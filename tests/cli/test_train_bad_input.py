@@ -210,9 +210,9 @@ def fp8(at):
     return ["--precision", "fp8"]
 
 
-@case("--strategy hsdp: not in this version yet; use fsdp")
-def hsdp(at):
-    return ["--strategy", "hsdp"]
+@case("--hsdp-group 2: does not divide the 3 ranks", ranks=3)
+def hsdp_group(at):
+    return ["--strategy", "hsdp", "--hsdp-group", 2, "--batch-packs", 3]
 
 
 @case("adapter", "query", "q_proj")
@@ -252,7 +252,7 @@ def batch_that_does_not_divide(at):
     return ["--batch-packs", 3]
 
 
-@case("--strategy none: is for one rank, and 2 were started; use --strategy ddp or fsdp", ranks=2)
+@case("--strategy none: is for one rank, and 2 were started; use --strategy ddp, fsdp or hsdp", ranks=2)
 def no_strategy_for_two(at):
     return ["--strategy", "none"]
 

@@ -53,7 +53,8 @@ struct Model {
         const std::filesystem::path& adapter_folder = {}, llmft::Precision precision = llmft::Precision::fp32,
         int64_t max_tokens = 256, std::unique_ptr<llmft::Comm> ranks = llmft::make_self_comm(),
         llmft::Strategy strategy = llmft::Strategy::ddp, llmft::Reduction reduction = llmft::Reduction::fast,
-        int64_t extension_multiple = 1, llmft::DeviceKind kind = llmft::DeviceKind::cpu)
+        int64_t extension_multiple = 1, llmft::DeviceKind kind = llmft::DeviceKind::cpu,
+        llmft::FsdpMode mode = llmft::FsdpMode::full_shard, int group = 0)
       : recipe(llmft::make_recipe(precision)),
         device(kind == llmft::DeviceKind::cpu ? llmft::make_cpu_device() : llmft::make_cuda_device(0)),
         ops(kind == llmft::DeviceKind::cpu
@@ -62,7 +63,7 @@ struct Model {
         config(llmft::load_llama_config(folder)),
         tensors(config, adapter, extension_multiple),
         comm(std::move(ranks)),
-        store(llmft::make_param_store(strategy, {tensors, recipe, *ops, *comm, reduction})) {
+        store(llmft::make_param_store(strategy, {tensors, recipe, *ops, *comm, reduction, mode, group})) {
     llmft::load_model(folder, tensors, recipe, 1, *store);
     if (!adapter_folder.empty()) llmft::load_adapter(adapter_folder, tensors, *store);
     llama = std::make_unique<llmft::Llama>(tensors, recipe, *ops, *store, llmft::LlamaLimits{max_tokens, 16});

@@ -29,7 +29,7 @@ Result run(DeviceKind kind, Precision precision, bool lora) {
   Documents documents;
   for (size_t i = 0; i < starts.size(); ++i)
     documents.add({tokens.begin() + offsets[i], tokens.begin() + offsets[i + 1]}, starts[i]);
-  AdamW optimizer({}, {}, *model.ops, *model.store, *model.comm);
+  AdamW optimizer({}, {}, *model.ops, *model.store);
   Result result;
   result.loss = model.step_gradients(documents);
   optimizer.judge_gradients();

@@ -129,7 +129,7 @@ TEST_CASE("twenty AdamW steps follow torch's losses and gradient norms") {
     Model model(kGolden / run.model / "model", run.lora ? adapter_in(adapter) : AdapterSpec{}, adapter);
     AdamWOptions options;
     options.weight_decay = golden.at("optimizer").at("weight_decay");
-    AdamW optimizer(options, {golden.at("clip_grad_norm")}, *model.ops, *model.store, *model.comm);
+    AdamW optimizer(options, {golden.at("clip_grad_norm")}, *model.ops, *model.store);
     for (size_t s = 0; s < golden.at("steps").size(); ++s) {
       Documents documents;
       for (const auto& d : batches[s])

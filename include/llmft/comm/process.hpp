@@ -27,6 +27,7 @@ class Process {
   // Ranks that share memory with this one (one node): index and count.
   int local_rank() const { return local_rank_; }
   int local_size() const { return local_size_; }
+  int node_first_rank() const { return node_first_rank_; }
   std::string host() const;
 
   void barrier() const;
@@ -53,6 +54,7 @@ class Process {
   int size_ = 1;
   int local_rank_ = 0;
   int local_size_ = 1;
+  int node_first_rank_ = 0;
 };
 
 // A counter that all ranks draw from (MPI one-sided fetch-and-add on rank 0): how work is claimed

@@ -62,7 +62,9 @@ class ParamStore {
   // A hint that acquire(block) comes soon.
   virtual void prefetch(int block) = 0;
 
-  virtual void zero_gradients() = 0;
+  // micro_batches: how many follow in this step, so that the last one's gradients can travel while the
+  // backward pass goes on; 0: not known.
+  virtual void zero_gradients(int64_t micro_batches = 0) = 0;
   virtual GradientState open_gradients(int block) = 0;
   // f32 [rows, cols] of trainable i of an opened block.
   Tensor gradient(int block, size_t trainable) const;
@@ -82,6 +84,12 @@ class ParamStore {
   // them.
   enum class Stale { compute, adapters_only };
   virtual void publish(Stale stale = Stale::compute) = 0;
+  // f64 values, each zero on all but one of the ranks that hold different parts, become their sums over those
+  // ranks. Nothing where every rank holds the whole. Collective.
+  virtual void sum_over_shards(const Tensor& values) = 0;
+  // The part of local_range that this rank writes to a checkpoint: all ranks' are disjoint and cover the
+  // block.
+  virtual ShardRange written_range(int block) const = 0;
 
   // Loading. frozen: the block's whole frozen flat array on the host, in the compute dtype; master: the whole
   // trainable one.

@@ -7,7 +7,6 @@
 
 #include <vector>
 
-#include "llmft/comm/comm.hpp"
 #include "llmft/model/param_store.hpp"
 #include "llmft/ops/ops.hpp"
 
@@ -29,8 +28,7 @@ struct GradientOptions {
 
 class AdamW {
  public:
-  AdamW(const AdamWOptions& options, const GradientOptions& gradients, Ops& ops, ParamStore& store,
-        Comm& comm);
+  AdamW(const AdamWOptions& options, const GradientOptions& gradients, Ops& ops, ParamStore& store);
 
   // f64 [1, 1]: what the loss is multiplied by in the next backward pass.
   Tensor loss_scale() const { return state().col_range(0, 1); }
@@ -61,7 +59,6 @@ class AdamW {
   UpdateRule rule_;
   Ops& ops_;
   ParamStore& store_;
-  Comm& comm_;
   std::vector<Moments> moments_;
   std::vector<int64_t> first_chunk_;  // of each block among all chunks
   Buffer sums_;                       // f64, one of each chunk

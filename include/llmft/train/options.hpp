@@ -25,6 +25,8 @@ struct TrainOptions {
   DeviceChoice device = DeviceChoice::automatic;
   Precision precision = Precision::bf16;
   Strategy strategy = Strategy::ddp;
+  FsdpMode fsdp_mode = FsdpMode::full_shard;
+  int64_t hsdp_group = 0;
   bool deterministic = false;
   int64_t threads = 0;
 
