@@ -591,7 +591,27 @@ def part_chat(out):
     print("chat:", len(records), "conversations")
 
 
-PARTS = {"parity": part_parity, "train20": part_train20, "rope": part_rope, "chat": part_chat,
+LONG_CONVERSATIONS = (
+    [("user", "Hi"), ("assistant", "Hello! What can I do?"), ("user", "Count to three.")],
+    [("system", " Be brief. "), ("user", "One?"), ("assistant", "1\n"), ("user", "Two?"), ("assistant", "2"), ("user", "And?\n\n")],
+    [("system", "First."), ("system", "Second."), ("user", "caf\u00e9 \U0001f600"), ("user", "\u4f60\u597d")],
+    [("user", "code"), ("assistant", "```py\nprint(1)\n```"), ("system", "Now in French."), ("user", "again")],
+)
+
+
+def part_turns(out):
+    from transformers import AutoTokenizer
+    hf = AutoTokenizer.from_pretrained(TINY)
+    records = []
+    for turns in LONG_CONVERSATIONS:
+        text = hf.apply_chat_template([{"role": r, "content": c} for r, c in turns], tokenize=False, add_generation_prompt=True)
+        records.append({"turns": turns, "text": text, "ids": hf(text, add_special_tokens=False).input_ids})
+    lines = ",\n".join(json.dumps(r, ensure_ascii=True) for r in records)
+    (out / "chat/turns.json").write_text("[\n" + lines + "\n]\n", encoding="ascii")
+    print("turns:", len(records), "conversations")
+
+
+PARTS = {"parity": part_parity, "train20": part_train20, "rope": part_rope, "chat": part_chat, "turns": part_turns,
          "tokenizer": part_tokenizer}
 
 

@@ -171,18 +171,23 @@ void ChatTemplate::encode_prompt(const ChatFields& fields, std::vector<TokenId>&
 
 void ChatTemplate::encode(const ChatFields& fields, std::vector<TokenId>& tokens, uint32_t& loss_start) {
   size_t begin = tokens.size();
-  size_t tail = encode_head(fields, tokens).size();  // scratch_ holds it
-  std::string_view response = strip(fields.response);
+  std::string_view prompt = encode_head(fields, tokens);  // lies in scratch_
+  size_t head = tokens.size() - begin;
+  loss_start = static_cast<uint32_t>(head + append_response(prompt, strip(fields.response), tokens));
+  tokens.push_back(end_);
+}
+
+size_t ChatTemplate::append_response(std::string_view prompt, std::string_view response,
+                                     std::vector<TokenId>& tokens) {
   if (kind_ == TemplateKind::llama3) {
     prompt_ids_ = blank_line_;
   } else {
     prompt_ids_.clear();
-    tokenizer_.encode(scratch_, prompt_ids_);
+    tokenizer_.encode(prompt, prompt_ids_);
   }
-  loss_start = static_cast<uint32_t>(tokens.size() - begin + prompt_ids_.size());
-  scratch_ += response;
+  joined_text_.assign(prompt).append(response);
   joined_ids_.clear();
-  tokenizer_.encode(scratch_, joined_ids_);
+  tokenizer_.encode(joined_text_, joined_ids_);
   bool splits = joined_ids_.size() > prompt_ids_.size() &&
                 std::equal(prompt_ids_.begin(), prompt_ids_.end(), joined_ids_.begin());
   if (splits) {
@@ -192,9 +197,39 @@ void ChatTemplate::encode(const ChatFields& fields, std::vector<TokenId>& tokens
     // not start with a blank starts a word). The prompt must be what the model is given later, so it is kept
     // whole.
     tokens.insert(tokens.end(), prompt_ids_.begin(), prompt_ids_.end());
-    tokenizer_.encode(std::string_view(scratch_).substr(tail), tokens);
+    tokenizer_.encode(response, tokens);
   }
-  tokens.push_back(end_);
+  return prompt_ids_.size();
+}
+
+void ChatTemplate::encode_conversation(std::span<const ChatTurn> turns, std::vector<TokenId>& tokens) {
+  if (bos_) tokens.push_back(*bos_);
+  std::string pending;  // plain: the text since the last special token
+  for (const ChatTurn& turn : turns) {
+    std::string_view text = strip(turn.text);
+    if (text.empty() && turn.role != ChatRole::user) continue;
+    if (kind_ == TemplateKind::llama3) {
+      append_turn(turn.role == ChatRole::system ? system_role_
+                  : turn.role == ChatRole::user ? user_role_
+                                                : assistant_role_,
+                  text, tokens);
+    } else if (turn.role == ChatRole::assistant) {
+      append_response(pending + "### Response:\n", text, tokens);
+      tokens.push_back(end_);
+      pending.clear();
+    } else {
+      if (turn.role == ChatRole::user) pending += "### Question:\n";
+      pending.append(text).append("\n\n");
+    }
+  }
+  if (kind_ == TemplateKind::llama3) {
+    tokens.push_back(start_header_);
+    tokens.insert(tokens.end(), assistant_role_.begin(), assistant_role_.end());
+    tokens.push_back(end_header_);
+    tokens.insert(tokens.end(), blank_line_.begin(), blank_line_.end());
+  } else {
+    tokenizer_.encode(pending + "### Response:\n", tokens);
+  }
 }
 
 }  // namespace llmft

@@ -68,6 +68,50 @@ TEST_CASE("llama3 template: text, ids and where the loss starts are those of tra
   CHECK(compared >= 5);
 }
 
+TEST_CASE("llama3 template: conversations of many turns are those of transformers") {
+  std::string folder = std::string(LLMFT_SOURCE_DIR) + "/tests/golden/";
+  auto tokenizer = load_tokenizer(folder + "tokenizer/tokenizer.model");
+  ChatTemplate chat(TemplateKind::automatic, *tokenizer);
+  auto goldens = nlohmann::json::parse(std::ifstream(folder + "chat/turns.json"));
+  CHECK(goldens.size() >= 4);
+  for (const auto& golden : goldens) {
+    std::vector<ChatTurn> turns;
+    for (const auto& turn : golden["turns"])
+      turns.push_back({turn[0] == "system" ? ChatRole::system
+                       : turn[0] == "user" ? ChatRole::user
+                                           : ChatRole::assistant,
+                       turn[1].get<std::string>()});
+    std::vector<TokenId> ids;
+    chat.encode_conversation(turns, ids);
+    CHECK(tokenizer->decode(ids) == golden["text"].get<std::string>());
+    CHECK(ids == golden["ids"].get<std::vector<TokenId>>());
+  }
+}
+
+TEST_CASE("a conversation of one question is the sample's prompt, and goes on as the sample does") {
+  for (auto specials : {ByteTokenizer::Specials::llama3, ByteTokenizer::Specials::plain}) {
+    MergingTokenizer merging;
+    ByteTokenizer bytes(specials);
+    const Tokenizer& tokenizer =
+        specials == ByteTokenizer::Specials::plain ? bytes : static_cast<const Tokenizer&>(merging);
+    for (TemplateKind kind : {TemplateKind::automatic, TemplateKind::plain}) {
+      ChatTemplate chat(kind, tokenizer);
+      std::vector<TokenId> prompt, conversation;
+      chat.encode_prompt({" s", "q\n", ""}, prompt);
+      std::vector<ChatTurn> turns = {{ChatRole::system, " s"}, {ChatRole::user, "q\n"}};
+      chat.encode_conversation(turns, conversation);
+      CHECK(conversation == prompt);
+      Encoded sample = encode(chat, {"s", "q", "Bold"});
+      turns.push_back({ChatRole::assistant, "Bold"});
+      turns.push_back({ChatRole::user, "more"});
+      conversation.clear();
+      chat.encode_conversation(turns, conversation);
+      REQUIRE(conversation.size() > sample.tokens.size());
+      CHECK(std::equal(sample.tokens.begin(), sample.tokens.end(), conversation.begin()));
+    }
+  }
+}
+
 TEST_CASE("llama3 template: ids are those of the text, special tokens parsed") {
   ByteTokenizer tokenizer;
   ChatTemplate chat(TemplateKind::llama3, tokenizer);

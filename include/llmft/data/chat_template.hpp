@@ -9,6 +9,9 @@
 //   {BOS}{system}\n\n### Question:\n{question}\n\n### Response:\n{response}{EOS}
 //   An empty system prompt is left out with the blank line after it.
 //
+// A conversation of several turns repeats the sample's form: llama3 a turn after the other; plain the
+// question and the response with its EOS, over and over.
+//
 // Blanks at both ends of each field are trimmed, as Python's str.strip() does. Fields are encoded as ordinary
 // text: names of special tokens in them stay characters. The ids are those of the rendered text with special
 // tokens parsed, when no field has such a name in it. Supervised are the response's tokens and the token that
@@ -18,6 +21,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -33,6 +37,12 @@ struct ChatFields {
   std::string_view system_prompt;
   std::string_view question;
   std::string_view response;
+};
+
+enum class ChatRole { system, user, assistant };
+struct ChatTurn {
+  ChatRole role = ChatRole::user;
+  std::string text;  // valid UTF-8
 };
 
 // Keeps a cache of encoded system prompts, since a data set has few: one object a thread.
@@ -55,10 +65,16 @@ class ChatTemplate {
   void encode(const ChatFields& fields, std::vector<TokenId>& tokens, uint32_t& loss_start);
   // Appends the prompt's tokens: what a model is given to write the response.
   void encode_prompt(const ChatFields& fields, std::vector<TokenId>& tokens);
+  // Appends a conversation up to where the next response starts; the same as encode_prompt where there is one
+  // question. Turns whose text is blank count only if they are the user's.
+  void encode_conversation(std::span<const ChatTurn> turns, std::vector<TokenId>& tokens);
 
  private:
   void append_turn(const std::vector<TokenId>& role, std::string_view content, std::vector<TokenId>& tokens);
   std::vector<TokenId> ids_of(std::string_view text) const;
+  // A response after text that belongs to its prompt, without the token that ends it. Returns how many tokens
+  // the prompt's text took.
+  size_t append_response(std::string_view prompt, std::string_view response, std::vector<TokenId>& tokens);
   // Everything before the text that the response is encoded with; returns the part of that text which still
   // belongs to the prompt.
   std::string_view encode_head(const ChatFields& fields, std::vector<TokenId>& tokens);
@@ -77,6 +93,7 @@ class ChatTemplate {
   std::vector<TokenId> blank_line_;  // "\n\n", what a response of llama3 comes after
   std::map<std::string, std::vector<TokenId>, std::less<>> system_cache_;
   std::string scratch_;
+  std::string joined_text_;
   std::vector<TokenId> prompt_ids_;
   std::vector<TokenId> joined_ids_;
 };
