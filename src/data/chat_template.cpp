@@ -137,6 +137,12 @@ void ChatTemplate::append_turn(const std::vector<TokenId>& role, std::string_vie
   tokens.push_back(end_);
 }
 
+void ChatTemplate::append_assistant_header(std::vector<TokenId>& tokens) const {
+  tokens.push_back(start_header_);
+  tokens.insert(tokens.end(), assistant_role_.begin(), assistant_role_.end());
+  tokens.push_back(end_header_);
+}
+
 std::string_view ChatTemplate::encode_head(const ChatFields& fields, std::vector<TokenId>& tokens) {
   if (bos_) tokens.push_back(*bos_);
   std::string_view system = strip(fields.system_prompt);
@@ -157,9 +163,7 @@ std::string_view ChatTemplate::encode_head(const ChatFields& fields, std::vector
     tokens.insert(tokens.end(), cached->second.begin(), cached->second.end());
   }
   append_turn(user_role_, strip(fields.question), tokens);
-  tokens.push_back(start_header_);
-  tokens.insert(tokens.end(), assistant_role_.begin(), assistant_role_.end());
-  tokens.push_back(end_header_);
+  append_assistant_header(tokens);
   scratch_ = "\n\n";
   return scratch_;
 }
@@ -208,11 +212,12 @@ void ChatTemplate::encode_conversation(std::span<const ChatTurn> turns, std::vec
   for (const ChatTurn& turn : turns) {
     std::string_view text = strip(turn.text);
     if (text.empty() && turn.role != ChatRole::user) continue;
-    if (kind_ == TemplateKind::llama3) {
-      append_turn(turn.role == ChatRole::system ? system_role_
-                  : turn.role == ChatRole::user ? user_role_
-                                                : assistant_role_,
-                  text, tokens);
+    if (kind_ == TemplateKind::llama3 && turn.role != ChatRole::assistant) {
+      append_turn(turn.role == ChatRole::system ? system_role_ : user_role_, text, tokens);
+    } else if (kind_ == TemplateKind::llama3) {
+      append_assistant_header(tokens);
+      append_response("\n\n", text, tokens);
+      tokens.push_back(end_);
     } else if (turn.role == ChatRole::assistant) {
       append_response(pending + "### Response:\n", text, tokens);
       tokens.push_back(end_);
@@ -223,9 +228,7 @@ void ChatTemplate::encode_conversation(std::span<const ChatTurn> turns, std::vec
     }
   }
   if (kind_ == TemplateKind::llama3) {
-    tokens.push_back(start_header_);
-    tokens.insert(tokens.end(), assistant_role_.begin(), assistant_role_.end());
-    tokens.push_back(end_header_);
+    append_assistant_header(tokens);
     tokens.insert(tokens.end(), blank_line_.begin(), blank_line_.end());
   } else {
     tokenizer_.encode(pending + "### Response:\n", tokens);

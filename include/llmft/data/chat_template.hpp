@@ -71,6 +71,7 @@ class ChatTemplate {
 
  private:
   void append_turn(const std::vector<TokenId>& role, std::string_view content, std::vector<TokenId>& tokens);
+  void append_assistant_header(std::vector<TokenId>& tokens) const;
   std::vector<TokenId> ids_of(std::string_view text) const;
   // A response after text that belongs to its prompt, without the token that ends it. Returns how many tokens
   // the prompt's text took.
