@@ -46,7 +46,16 @@ llmft_layer(data DEPENDS config comm tokenizer LIBRARIES llmft_hdf5 llmft_arrow 
 llmft_layer(generate DEPENDS parallel tokenizer LIBRARIES nlohmann_json::nlohmann_json)
 llmft_layer(report DEPENDS config tensor LIBRARIES nlohmann_json::nlohmann_json ${CMAKE_DL_LIBS})
 llmft_layer(train DEPENDS optim data report LIBRARIES nlohmann_json::nlohmann_json)
-llmft_layer(cli DEPENDS train generate LIBRARIES nlohmann_json::nlohmann_json MPI::MPI_C)
+llmft_layer(serve DEPENDS data generate LIBRARIES Boost::headers Threads::Threads nlohmann_json::nlohmann_json)
+llmft_layer(cli DEPENDS train generate serve LIBRARIES nlohmann_json::nlohmann_json MPI::MPI_C)
+# The chat page is part of the program.
+file(GLOB page_files CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/serve/page/*)
+add_custom_command(OUTPUT ${CMAKE_BINARY_DIR}/page_files.cpp
+                   COMMAND ${CMAKE_COMMAND} -DFOLDER=${CMAKE_SOURCE_DIR}/src/serve/page -DOUTPUT=${CMAKE_BINARY_DIR}/page_files.cpp
+                           -P ${CMAKE_SOURCE_DIR}/cmake/embed.cmake
+                   DEPENDS ${page_files} ${CMAKE_SOURCE_DIR}/cmake/embed.cmake VERBATIM)
+target_sources(llmft_serve PRIVATE ${CMAKE_BINARY_DIR}/page_files.cpp)
+target_include_directories(llmft_serve PRIVATE ${CMAKE_SOURCE_DIR}/src/serve)
 if(LLMFT_HAVE_CUDA)
   target_link_libraries(llmft_device PRIVATE CUDA::cudart_static)
   target_link_libraries(llmft_comm PRIVATE CUDA::cudart_static ${CMAKE_DL_LIBS})
