@@ -1,7 +1,9 @@
 #include "llmft/cli/commands.hpp"
 
 #include "llmft/base/error.hpp"
+#include "llmft/cli/chat.hpp"
 #include "llmft/cli/preprocess.hpp"
+#include "llmft/cli/serve.hpp"
 #include "llmft/cli/tokenize.hpp"
 
 namespace llmft {
@@ -16,15 +18,22 @@ int tokenize(const Process*, std::span<const std::string> args) {
   return run_tokenize(args);
 }
 
+int serve(const Process*, std::span<const std::string> args) {
+  return run_serve(args);
+}
+
+int chat(const Process*, std::span<const std::string> args) {
+  return run_chat(args);
+}
+
 template <const char* Name>
 int not_yet(const Process*, std::span<const std::string>) {
-  user_error("llmft {}: this version does not have it yet; it has preprocess, train, tokenize and info",
-             Name);
+  user_error(
+      "llmft {}: this version does not have it yet; it has preprocess, train, serve, chat, tokenize and info",
+      Name);
 }
 
 constexpr char kEval[] = "eval";
-constexpr char kServe[] = "serve";
-constexpr char kChat[] = "chat";
 constexpr char kPlan[] = "plan";
 constexpr char kExport[] = "export";
 
@@ -32,11 +41,11 @@ constexpr Command kCommands[] = {
     {"preprocess", "tokenize OpenOrca Parquet or JSONL into HDF5 shards, all ranks together", true,
      with_process<run_preprocess>},
     {"train", "fine-tune a Llama model, LoRA or full, as DDP or FSDP", true, with_process<run_train>},
+    {"serve", "chat page and OpenAI-compatible API on port 7860", false, serve},
+    {"chat", "talk to a model in the terminal", false, chat},
     {"tokenize", "text to ids and back on stdin and stdout", false, tokenize},
     {"info", "what this build has and every rank sees", true, with_process<run_info>},
     {kEval, "not in this version yet", false, not_yet<kEval>},
-    {kServe, "not in this version yet", false, not_yet<kServe>},
-    {kChat, "not in this version yet", false, not_yet<kChat>},
     {kPlan, "not in this version yet", false, not_yet<kPlan>},
     {kExport, "not in this version yet", false, not_yet<kExport>},
 };
@@ -59,7 +68,8 @@ std::string program_help() {
       "\n'llmft COMMAND --help' lists a command's options, with examples.\n\nexamples:\n"
       "  llmft preprocess --input data/*.parquet --tokenizer models/Llama-3.2-1B --output shards/orca "
       "--validation 0.01\n"
-      "  llmft train --config inputs/llama32_1b.yaml --precision bf16 --strategy ddp\n";
+      "  llmft train --config inputs/llama32_1b.yaml --precision bf16 --strategy ddp\n"
+      "  llmft serve --model models/Llama-3.2-1B-Instruct --adapter runs/x/adapter\n";
   return text;
 }
 

@@ -94,7 +94,8 @@ void ApiAnswer::send_chunk(size_t choice, const std::string& body) {
 
 void ApiAnswer::send_text(size_t choice, const std::string& text) {
   std::string quoted = dump(text);
-  std::string part = endpoint_ == Endpoint::chat ? R"("delta":{"content":)" + quoted + "}" : R"("text":)" + quoted;
+  std::string part =
+      endpoint_ == Endpoint::chat ? R"("delta":{"content":)" + quoted + "}" : R"("text":)" + quoted;
   send_chunk(choice, part + R"(,"logprobs":null,"finish_reason":null)");
 }
 

@@ -216,6 +216,10 @@ ModelNames model_names(const std::string& model_folder, const std::string& adapt
   return names;
 }
 
+void check_port_is_free(const ServeOptions& options) {
+  make_http_server(options.host, static_cast<int>(options.port), limits_of(options), {});
+}
+
 std::unique_ptr<ChatService> make_chat_service(Engine& engine, const Tokenizer& tokenizer,
                                                TemplateKind chat_template, const ModelNames& names,
                                                const ServeOptions& options) {

@@ -28,6 +28,9 @@ class ChatService {
   virtual void stop() = 0;
 };
 
+// UserError if the port cannot be had: to be said before a model is loaded.
+void check_port_is_free(const ServeOptions& options);
+
 // Binds the port at once (UserError: in use ...). engine and tokenizer must outlive it.
 std::unique_ptr<ChatService> make_chat_service(Engine& engine, const Tokenizer& tokenizer,
                                                TemplateKind chat_template, const ModelNames& names,
