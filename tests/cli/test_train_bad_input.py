@@ -315,7 +315,7 @@ def test_cuda_without_a_gpu(train_args, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["eval", "serve", "chat", "plan", "export"])
+@pytest.mark.parametrize("name", ["eval", "plan", "export"])
 def test_commands_of_later_versions(name):
     done = llmft(name, "--anything")
     assert done.returncode == 2 and done.stdout == ""
