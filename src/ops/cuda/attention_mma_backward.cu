@@ -52,11 +52,9 @@ __global__ void __launch_bounds__(kThreads, kIsF32<S>&& D == 128 ? 1 : 2)
 
   int head = static_cast<int>(blockIdx.x) % sizes.heads;
   int kv_head = head / (sizes.heads / sizes.kv_heads);
-  TilePlace place = find_tile_of<Tiles::kOwned>(sizes, blockIdx.x / sizes.heads);
-  if (place.tile < 0) return;
-  // a document's last tile, which sees most keys, first
-  int tile = (place.length - 1) / Tiles::kOwned - place.tile;
-  int begin = tile * Tiles::kOwned, rows = min(Tiles::kOwned, place.length - begin);
+  Work place = find_work<Tiles::kOwned>(sizes, blockIdx.x / sizes.heads);
+  if (place.weight == 0) return;
+  int begin = (place.weight - 1) * Tiles::kOwned, rows = min(Tiles::kOwned, place.length - begin);
   int lane = static_cast<int>(threadIdx.x) % kWarp, g = lane / 4, t = lane % 4;
   int warp_first = static_cast<int>(threadIdx.x) / kWarp * 16 * Ms;
   int steps = (begin + rows + N - 1) / N;
@@ -133,9 +131,10 @@ __global__ void __launch_bounds__(kThreads, kIsF32<S>&& D == 128 ? 1 : 2)
            lses = douts + 2 * Tiles::kStepBytes, deltas = lses + 2 * Tiles::kTermBytes;
 
   int kv_head = static_cast<int>(blockIdx.x) % sizes.kv_heads, group = sizes.heads / sizes.kv_heads;
-  TilePlace place = find_tile_of<Tiles::kOwned>(sizes, blockIdx.x / sizes.kv_heads);
-  if (place.tile < 0) return;
-  int begin = place.tile * Tiles::kOwned, rows = min(Tiles::kOwned, place.length - begin);
+  Work place = find_work<Tiles::kOwned>(sizes, blockIdx.x / sizes.kv_heads);
+  if (place.weight == 0) return;
+  int tiles = (place.length + Tiles::kOwned - 1) / Tiles::kOwned;
+  int begin = (tiles - place.weight) * Tiles::kOwned, rows = min(Tiles::kOwned, place.length - begin);
   int lane = static_cast<int>(threadIdx.x) % kWarp, t = lane % 4, g = lane / 4;
   int warp_first = static_cast<int>(threadIdx.x) / kWarp * 16 * Ms;
   // tiles of N queries start with the document; begin is a multiple of N

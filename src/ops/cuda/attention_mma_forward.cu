@@ -32,11 +32,9 @@ __global__ void __launch_bounds__(kThreads, 2)
 
   int head = static_cast<int>(blockIdx.x) % sizes.heads;
   int kv_head = head / (sizes.heads / sizes.kv_heads);
-  TilePlace place = find_tile_of<Tiles::kQueries>(sizes, blockIdx.x / sizes.heads);
-  if (place.tile < 0) return;
-  // a document's last tile, which sees most keys, first
-  int tile = (place.length - 1) / Tiles::kQueries - place.tile;
-  int begin = tile * Tiles::kQueries, rows = min(Tiles::kQueries, place.length - begin);
+  Work place = find_work<Tiles::kQueries>(sizes, blockIdx.x / sizes.heads);
+  if (place.weight == 0) return;
+  int begin = (place.weight - 1) * Tiles::kQueries, rows = min(Tiles::kQueries, place.length - begin);
   int lane = static_cast<int>(threadIdx.x) % kWarp, g = lane / 4, t = lane % 4;
   int warp_first = static_cast<int>(threadIdx.x) / kWarp * 16 * Ms;
   int steps = (begin + rows + N - 1) / N;
