@@ -204,7 +204,7 @@ for kind in lora full; do
   one "$kind tree none 1" 1 "$gpus" --strategy none --deterministic "${extra[@]}"
   one "$kind tree ddp $gpus" "$gpus" "$gpus" --strategy ddp --deterministic "${extra[@]}"
   one "$kind tree fsdp $gpus" "$gpus" "$gpus" --strategy fsdp --deterministic "${extra[@]}"
-  one "$kind tree hsdp $gpus" "$gpus" "$gpus" --strategy hsdp --hsdp-group 1 --deterministic "${extra[@]}"
+  one "$kind tree hsdp $gpus" "$gpus" "$gpus" --strategy hsdp --deterministic "${extra[@]}"
   same "$kind tree none 1" "$kind tree ddp $gpus" "$kind tree fsdp $gpus" "$kind tree hsdp $gpus"
 done
 
