@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Runs llmft on 1 and 2 GPUs (or 1 and N) at the shape of Llama 3.2-1B: every strategy, LoRA and full, in bf16 and
 # fp32; prints tokens/s, memory a rank and exposed communication, and checks that --deterministic runs agree bit for
-# bit and that a checkpoint goes over from two ranks to one. Needs a folder made by tools/bundle.sh, and python3 with
-# numpy for the random model and data that it makes.
+# bit and that a checkpoint goes over from two ranks to one. Needs a folder made by tools/bundle.sh, and python3 for
+# the random model and data that it makes.
 #   tools/bundle.sh build/release bundle build/release/tests/mpi_parallel build/release/bench/bench_comm
 #   cp tools/multi_gpu_check.sh bundle/
 #   bundle/multi_gpu_check.sh [WORK_FOLDER]        default: ./gpu-runs
@@ -23,8 +23,7 @@ ranks() { "$here/mpirun" --bind-to none -n "$@"; }
 
 make_model() {
   python3 - "$1" <<'PY'
-import json, pathlib, struct, sys
-import numpy as np
+import array, json, math, pathlib, random, struct, sys
 
 folder = pathlib.Path(sys.argv[1])
 folder.mkdir(parents=True, exist_ok=True)
@@ -48,15 +47,16 @@ for i in range(layers):
                              ("mlp.down", width, mlp)):
         shapes[f"{p}{name}_proj.weight"] = (rows, cols)
 
-def bf16(values):
-    bits = values.astype("<f4").view("<u4")
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
+def bf16(value):
+    (bits,) = struct.unpack("<I", struct.pack("<f", value))
+    return (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
 
-rng = np.random.default_rng(1)
-pool = bf16(rng.standard_normal(1 << 24, dtype=np.float32) * np.float32(0.02))
+random.seed(1)
+values = [bf16(random.uniform(-0.0346, 0.0346)) for _ in range(1 << 14)]  # standard deviation 0.02
+pool = array.array("H", random.choices(values, k=1 << 22)).tobytes()
 header, at = {}, 0
 for name, shape in shapes.items():
-    size = 2 * int(np.prod(shape))
+    size = 2 * math.prod(shape)
     header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [at, at + size]}
     at += size
 text = json.dumps(header).encode()
@@ -64,14 +64,14 @@ text += b" " * (-len(text) % 8)
 with open(folder / "model.safetensors", "wb") as f:
     f.write(struct.pack("<Q", len(text)) + text)
     for name, shape in shapes.items():
-        n = int(np.prod(shape))
+        left = 2 * math.prod(shape)
         if len(shape) == 1:
-            f.write(bf16(np.ones(n, np.float32)).tobytes())
-        while len(shape) == 2 and n > 0:  # a stretch of the pool from a random place: quick, and no two rows alike
-            begin = int(rng.integers(0, len(pool) - width))
-            part = pool[begin : begin + min(n, len(pool) - begin)]
-            f.write(part.tobytes())
-            n -= len(part)
+            f.write(struct.pack("<H", bf16(1.0)) * shape[0])
+            continue
+        while left > 0:  # a stretch of the pool from a random place: quick, and no two rows alike
+            begin = 2 * random.randrange(len(pool) // 4)
+            f.write(pool[begin : begin + left])
+            left -= min(left, len(pool) - begin)
 
 characters = [chr(b) if 33 <= b <= 126 or 161 <= b <= 172 or 174 <= b <= 255 else None for b in range(256)]
 spare = iter(range(256, 512))
@@ -179,8 +179,8 @@ if [[ -x $here/bench_comm ]]; then
   say "bandwidth"
   ranks "$gpus" "$here/bench_comm" 2>&1
 fi
-[[ -f $model/model.safetensors ]] || { say "a random model"; make_model "$model"; }
-[[ -f $data/manifest.json ]] || { say "data"; make_data "$data" >"$work/data.log" 2>&1 || tail -3 "$work/data.log"; }
+[[ -f $model/model.safetensors ]] || { say "a random model"; make_model "$model" || exit; }
+[[ -f $data/manifest.json ]] || { say "data"; make_data "$data" >"$work/data.log" 2>&1 || { tail -3 "$work/data.log"; exit 1; }; }
 
 measure=(--measure-only)
 full=(--adapter-rank 0 --lr 1e-5)
