@@ -129,6 +129,7 @@ class Service : public ChatService {
                                metrics_.text(queue_.engine().stats(), http_->stats()));
     }
     std::string_view name = path == "/" ? "index.html" : std::string_view(path).substr(1);
+    if (name == "favicon.ico") name = "icon.svg";  // asked for beside answers that are no page
     for (const PageFile& file : page_files())
       if (file.name == name) {
         only("GET");

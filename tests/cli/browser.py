@@ -99,10 +99,9 @@ class Page:
 
     def wait(self, expression, seconds=15):
         end = time.monotonic() + seconds
-        while not (value := self.js(expression)):
+        while not self.js(f"!!({expression})"):
             assert time.monotonic() < end, f"not in {seconds} s: {expression}\n{self.js('document.body.innerText')}"
             time.sleep(0.02)
-        return value
 
     def text(self, selector):
         return self.js(f"[...document.querySelectorAll({json.dumps(selector)})].map(n => n.innerText)")

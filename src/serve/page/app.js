@@ -164,7 +164,7 @@ function showList() {
       showConversation();
       input.focus();
     });
-    const remove = make("button", "icon remove", "✕", { type: "button", "aria-label": "Delete " + (conversation.title || "this conversation"), title: "Delete" });
+    const remove = make("button", "icon remove", "×", { type: "button", "aria-label": "Delete " + (conversation.title || "this conversation"), title: "Delete" });
     remove.addEventListener("click", () => {
       if (conversation.turns.length && !confirm("Delete this conversation?")) return;
       running.get(conversation)?.abort();
