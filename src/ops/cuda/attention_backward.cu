@@ -21,129 +21,133 @@ __global__ void delta_kernel(AttentionSizes sizes, Heads<S> out, Heads<S> dout, 
   if (lane == 0) delta[item] = sum;
 }
 
-// lse and delta of a thread's rows or columns; a token outside the document gets zeros, and there dO and Q
-// are zero, and so is its dS.
-struct RowTerms {
-  float lse[kOwn];
-  float delta[kOwn];
-
-  __device__ RowTerms(const AttentionSizes& sizes, const float* lse_of, int64_t lse_ld, const float* delta_of,
-                      int head, int begin, int rows, int first) {
-#pragma unroll
-    for (int i = 0; i < kOwn; ++i) {
-      int row = first + i * kSide;
-      bool inside = row < rows;
-      int64_t token = begin + row;
-      lse[i] = inside ? lse_of[token * lse_ld + head] : 0.0f;
-      delta[i] = inside ? delta_of[token * sizes.heads + head] : 0.0f;
-    }
-  }
-};
+template <int D>
+using Tiles = PlainTiles<D, 32>;
 
 template <class S, int D>
-__global__ void __launch_bounds__(kAttentionThreads, kBlocks<D>)
+__global__ void __launch_bounds__(kAttentionThreads, D == 128 ? 1 : 2)
     dq_kernel(AttentionSizes sizes, Heads<S> q, Heads<S> k, Heads<S> v, Heads<S> dout, Heads<S> dq,
               const float* __restrict__ lse, int64_t lse_ld, const float* __restrict__ delta) {
+  using T = Tiles<D>;
   extern __shared__ float4 shared[];
   auto* queries = reinterpret_cast<float*>(shared);
-  float* douts = queries + kTileFloats<D>;
-  float* keys = douts + kTileFloats<D>;
-  float* values = keys + kTileFloats<D>;
-  float* ds = values + kTileFloats<D>;
+  float* douts = queries + T::kOwnedFloats;
+  float* keys = douts + T::kOwnedFloats;
+  float* values = keys + T::kStepFloats;
+  float* ds = values + T::kStepFloats;
 
   int head = static_cast<int>(blockIdx.x) % sizes.heads;
   int kv_head = head / (sizes.heads / sizes.kv_heads);
-  TilePlace place = find_tile(sizes, blockIdx.x / sizes.heads);
-  if (place.tile < 0) return;
-  int ty = static_cast<int>(threadIdx.x) / kSide, tx = static_cast<int>(threadIdx.x) % kSide;
-  int begin = place.begin(place.tile), rows = place.rows(place.tile);
-  load_tile<D>(q, head, sizes.head_dim, begin, rows, queries);
-  load_tile<D>(dout, head, sizes.head_dim, begin, rows, douts);
-  RowTerms terms(sizes, lse, lse_ld, delta, head, begin, rows, ty);
-
-  float sums[kOwn][Columns<D>::kCount] = {};
-  for (int tile = 0; tile <= place.tile; ++tile) {
-    __syncthreads();
-    load_tile<D>(k, kv_head, sizes.head_dim, place.begin(tile), place.rows(tile), keys);
-    load_tile<D>(v, kv_head, sizes.head_dim, place.begin(tile), place.rows(tile), values);
-    __syncthreads();
-
-    float scores[kOwn][kOwn] = {}, dp[kOwn][kOwn] = {};
-    product_nt<D>(queries, keys, scores);
-    product_nt<D>(douts, values, dp);
+  Work work = find_work<T::kRows>(sizes, blockIdx.x / sizes.heads);
+  if (work.weight == 0) return;
+  int begin = (work.weight - 1) * T::kRows, rows = min(T::kRows, work.length - begin);
+  load_tile<D, T::kRows>(q, head, sizes.head_dim, work.first + begin, rows, queries);
+  load_tile<D, T::kRows>(dout, head, sizes.head_dim, work.first + begin, rows, douts);
+  float lses[T::kOwn], deltas[T::kOwn], sums[T::kOwn][T::kColumns] = {};
 #pragma unroll
-    for (int i = 0; i < kOwn; ++i)
-#pragma unroll
-      for (int j = 0; j < kOwn; ++j) {
-        bool seen = tile < place.tile || tx + j * kSide <= ty + i * kSide;
-        float p = seen ? expf(scores[i][j] * sizes.scale - terms.lse[i]) : 0.0f;
-        scores[i][j] = p * (dp[i][j] - terms.delta[i]);
-      }
-    write_scores(scores, ds);
-    __syncwarp();
-    product_nn<D>(ds, keys, sums);
+  for (int i = 0; i < T::kOwn; ++i) {
+    int row = T::first_row() + i * kLanesY;
+    int64_t token = work.first + begin + row;
+    lses[i] = row < rows ? lse[token * lse_ld + head] : 0.0f;
+    deltas[i] = row < rows ? delta[token * sizes.heads + head] : 0.0f;
   }
-  float factors[kOwn];
+
+  for (int key = 0; key < begin + rows; key += T::N) {
+    __syncthreads();
+    load_tile<D, T::N>(k, kv_head, sizes.head_dim, work.first + key, work.length - key, keys);
+    load_tile<D, T::N>(v, kv_head, sizes.head_dim, work.first + key, work.length - key, values);
+    __syncthreads();
+    if (key >= begin + T::warp_row() + T::kWarpRows) continue;
+
+    float scores[T::kOwn][T::kScores] = {}, dp[T::kOwn][T::kScores] = {};
+    product_nt<T>(queries, keys, scores);
+    product_nt<T>(douts, values, dp);
+    bool whole = key + T::N - 1 <= begin + T::warp_row();
 #pragma unroll
-  for (int i = 0; i < kOwn; ++i) factors[i] = sizes.scale;
-  write_rows<D>(sums, factors, dq, head, sizes.head_dim, begin, rows);
+    for (int i = 0; i < T::kOwn; ++i)
+#pragma unroll
+      for (int j = 0; j < T::kScores; ++j) {
+        bool seen = whole || key + T::x() + j * kLanesX <= begin + T::first_row() + i * kLanesY;
+        float p = seen ? expf(scores[i][j] * sizes.scale - lses[i]) : 0.0f;
+        scores[i][j] = p * (dp[i][j] - deltas[i]);
+      }
+    write_scores<T>(scores, ds);
+    __syncwarp();
+    product_nn<T>(ds, keys, sums);
+  }
+  float factors[T::kOwn];
+#pragma unroll
+  for (int i = 0; i < T::kOwn; ++i) factors[i] = sizes.scale;
+  write_rows<T>(sums, factors, dq, head, sizes.head_dim, work.first + begin, rows);
 }
 
-// A block for 64 keys of a kv head: the query heads of its group in ascending order, each with the queries
-// from the first of these keys on. Products are transposed: rows are keys, columns are queries.
+// A block for some keys of a kv head: the query heads of its group in ascending order, each with the queries
+// from the first of these keys on. Products are transposed: rows are keys, columns are queries. Queries
+// beyond the document are zeros, as are their dO, lse and delta, and so is what they add.
 template <class S, int D>
-__global__ void __launch_bounds__(kAttentionThreads, kBlocks<D>)
+__global__ void __launch_bounds__(kAttentionThreads, D == 128 ? 1 : 2)
     dkv_kernel(AttentionSizes sizes, Heads<S> q, Heads<S> k, Heads<S> v, Heads<S> dout, Heads<S> dk,
                Heads<S> dv, const float* __restrict__ lse, int64_t lse_ld, const float* __restrict__ delta) {
+  using T = Tiles<D>;
   extern __shared__ float4 shared[];
   auto* keys = reinterpret_cast<float*>(shared);
-  float* values = keys + kTileFloats<D>;
-  float* queries = values + kTileFloats<D>;
-  float* douts = queries + kTileFloats<D>;
-  float* p = douts + kTileFloats<D>;
-  float* ds = p + kScoreFloats;
+  float* values = keys + T::kOwnedFloats;
+  float* queries = values + T::kOwnedFloats;
+  float* douts = queries + T::kStepFloats;
+  float* product = douts + T::kStepFloats;  // P, then dS
 
   int kv_head = static_cast<int>(blockIdx.x) % sizes.kv_heads, group = sizes.heads / sizes.kv_heads;
-  TilePlace place = find_tile(sizes, blockIdx.x / sizes.kv_heads);
-  if (place.tile < 0) return;
-  int ty = static_cast<int>(threadIdx.x) / kSide, tx = static_cast<int>(threadIdx.x) % kSide;
-  int begin = place.begin(place.tile), rows = place.rows(place.tile);
-  load_tile<D>(k, kv_head, sizes.head_dim, begin, rows, keys);
-  load_tile<D>(v, kv_head, sizes.head_dim, begin, rows, values);
+  Work work = find_work<T::kRows>(sizes, blockIdx.x / sizes.kv_heads);
+  if (work.weight == 0) return;
+  int begin = ((work.length + T::kRows - 1) / T::kRows - work.weight) * T::kRows;
+  int rows = min(T::kRows, work.length - begin);
+  load_tile<D, T::kRows>(k, kv_head, sizes.head_dim, work.first + begin, rows, keys);
+  load_tile<D, T::kRows>(v, kv_head, sizes.head_dim, work.first + begin, rows, values);
 
-  float dk_sums[kOwn][Columns<D>::kCount] = {}, dv_sums[kOwn][Columns<D>::kCount] = {};
+  float dk_sums[T::kOwn][T::kColumns] = {}, dv_sums[T::kOwn][T::kColumns] = {};
   for (int head = kv_head * group; head < (kv_head + 1) * group; ++head)
-    for (int tile = place.tile; tile < place.tiles(); ++tile) {
-      RowTerms terms(sizes, lse, lse_ld, delta, head, place.begin(tile), place.rows(tile), tx);
+    for (int query = begin; query < work.length; query += T::N) {
       __syncthreads();
-      load_tile<D>(q, head, sizes.head_dim, place.begin(tile), place.rows(tile), queries);
-      load_tile<D>(dout, head, sizes.head_dim, place.begin(tile), place.rows(tile), douts);
+      load_tile<D, T::N>(q, head, sizes.head_dim, work.first + query, work.length - query, queries);
+      load_tile<D, T::N>(dout, head, sizes.head_dim, work.first + query, work.length - query, douts);
       __syncthreads();
+      if (query + T::N - 1 < begin + T::warp_row()) continue;
 
-      float scores[kOwn][kOwn] = {}, dp[kOwn][kOwn] = {};
-      product_nt<D>(keys, queries, scores);
-      product_nt<D>(values, douts, dp);
+      float scores[T::kOwn][T::kScores] = {}, dp[T::kOwn][T::kScores] = {};
+      product_nt<T>(keys, queries, scores);
 #pragma unroll
-      for (int i = 0; i < kOwn; ++i)
+      for (int j = 0; j < T::kScores; ++j) {
+        int column = query + T::x() + j * kLanesX;
+        float term = column < work.length ? lse[int64_t{work.first + column} * lse_ld + head] : 0.0f;
 #pragma unroll
-        for (int j = 0; j < kOwn; ++j) {
-          bool seen = tile > place.tile || ty + i * kSide <= tx + j * kSide;
-          scores[i][j] = seen ? expf(scores[i][j] * sizes.scale - terms.lse[j]) : 0.0f;
-          dp[i][j] = scores[i][j] * (dp[i][j] - terms.delta[j]);
+        for (int i = 0; i < T::kOwn; ++i) {
+          bool seen = begin + T::first_row() + i * kLanesY <= column;
+          scores[i][j] = seen ? expf(scores[i][j] * sizes.scale - term) : 0.0f;
         }
-      write_scores(scores, p);
-      write_scores(dp, ds);
+      }
+      write_scores<T>(scores, product);
       __syncwarp();
-      product_nn<D>(p, douts, dv_sums);
-      product_nn<D>(ds, queries, dk_sums);
+      product_nn<T>(product, douts, dv_sums);
+      product_nt<T>(values, douts, dp);
+#pragma unroll
+      for (int j = 0; j < T::kScores; ++j) {
+        int column = query + T::x() + j * kLanesX;
+        float term = column < work.length ? delta[int64_t{work.first + column} * sizes.heads + head] : 0.0f;
+#pragma unroll
+        for (int i = 0; i < T::kOwn; ++i) dp[i][j] = scores[i][j] * (dp[i][j] - term);
+      }
+      __syncwarp();
+      write_scores<T>(dp, product);
+      __syncwarp();
+      product_nn<T>(product, queries, dk_sums);
     }
-  float factors[kOwn];
+  float factors[T::kOwn];
 #pragma unroll
-  for (int i = 0; i < kOwn; ++i) factors[i] = sizes.scale;
-  write_rows<D>(dk_sums, factors, dk, kv_head, sizes.head_dim, begin, rows);
+  for (int i = 0; i < T::kOwn; ++i) factors[i] = sizes.scale;
+  write_rows<T>(dk_sums, factors, dk, kv_head, sizes.head_dim, work.first + begin, rows);
 #pragma unroll
-  for (int i = 0; i < kOwn; ++i) factors[i] = 1.0f;
-  write_rows<D>(dv_sums, factors, dv, kv_head, sizes.head_dim, begin, rows);
+  for (int i = 0; i < T::kOwn; ++i) factors[i] = 1.0f;
+  write_rows<T>(dv_sums, factors, dv, kv_head, sizes.head_dim, work.first + begin, rows);
 }
 
 }  // namespace
@@ -162,12 +166,13 @@ void attention_backward(cudaStream_t stream, const AttentionSizes& sizes, const 
                                                                                      heads(dout), delta);
     with_head_dim(sizes.head_dim, [&](auto d) {
       constexpr int D = d();
-      launch_attention(dkv_kernel<S, D>, stream, most_tiles(sizes) * sizes.kv_heads,
-                       4 * kTileFloats<D> + 2 * kScoreFloats, sizes, heads(q), heads(k), heads(v),
-                       heads(dout), heads(dk), heads(dv), lse_data, lse.ld, delta);
-      launch_attention(dq_kernel<S, D>, stream, most_tiles(sizes) * sizes.heads,
-                       4 * kTileFloats<D> + kScoreFloats, sizes, heads(q), heads(k), heads(v), heads(dout),
-                       heads(dq), lse_data, lse.ld, delta);
+      using T = Tiles<D>;
+      constexpr int floats = 2 * T::kOwnedFloats + 2 * T::kStepFloats + T::kScoreFloats;
+      launch_attention(dkv_kernel<S, D>, stream, most_work<T::kRows>(sizes) * sizes.kv_heads, floats, sizes,
+                       heads(q), heads(k), heads(v), heads(dout), heads(dk), heads(dv), lse_data, lse.ld,
+                       delta);
+      launch_attention(dq_kernel<S, D>, stream, most_work<T::kRows>(sizes) * sizes.heads, floats, sizes,
+                       heads(q), heads(k), heads(v), heads(dout), heads(dq), lse_data, lse.ld, delta);
     });
   });
 }

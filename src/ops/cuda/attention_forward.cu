@@ -7,83 +7,90 @@
 namespace llmft::cuda {
 namespace {
 
-// Over the 16 threads of a row.
+template <int D>
+using Tiles = PlainTiles<D, 64>;
+
+// Over the threads of a row.
 __device__ float row_max(float x) {
 #pragma unroll
-  for (int step = kSide / 2; step > 0; step /= 2) x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, step));
+  for (int step = kLanesX / 2; step > 0; step /= 2) x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, step));
   return x;
 }
 __device__ float row_sum(float x) {
 #pragma unroll
-  for (int step = kSide / 2; step > 0; step /= 2) x += __shfl_xor_sync(kAllLanes, x, step);
+  for (int step = kLanesX / 2; step > 0; step /= 2) x += __shfl_xor_sync(kAllLanes, x, step);
   return x;
 }
 
 template <class S, int D>
-__global__ void __launch_bounds__(kAttentionThreads, kBlocks<D>)
+__global__ void __launch_bounds__(kAttentionThreads, 2)
     attention_kernel(AttentionSizes sizes, Heads<S> q, Heads<S> k, Heads<S> v, Heads<S> out,
                      float* __restrict__ lse, int64_t lse_ld) {
+  using T = Tiles<D>;
   extern __shared__ float4 shared[];
   auto* queries = reinterpret_cast<float*>(shared);
-  float* keys = queries + kTileFloats<D>;
-  float* values = keys + kTileFloats<D>;
-  float* p = values + kTileFloats<D>;
+  float* keys = queries + T::kOwnedFloats;
+  float* values = keys + T::kStepFloats;
+  float* p = values + T::kStepFloats;
 
   int head = static_cast<int>(blockIdx.x) % sizes.heads;
   int kv_head = head / (sizes.heads / sizes.kv_heads);
-  TilePlace place = find_tile(sizes, blockIdx.x / sizes.heads);
-  if (place.tile < 0) return;
-  int ty = static_cast<int>(threadIdx.x) / kSide, tx = static_cast<int>(threadIdx.x) % kSide;
-  int begin = place.begin(place.tile), rows = place.rows(place.tile);
-  load_tile<D>(q, head, sizes.head_dim, begin, rows, queries);
+  Work work = find_work<T::kRows>(sizes, blockIdx.x / sizes.heads);
+  if (work.weight == 0) return;
+  int begin = (work.weight - 1) * T::kRows, rows = min(T::kRows, work.length - begin);
+  load_tile<D, T::kRows>(q, head, sizes.head_dim, work.first + begin, rows, queries);
 
-  float top[kOwn], total[kOwn] = {}, sums[kOwn][Columns<D>::kCount] = {};
+  float top[T::kOwn], total[T::kOwn] = {}, sums[T::kOwn][T::kColumns] = {};
 #pragma unroll
-  for (int i = 0; i < kOwn; ++i) top[i] = -INFINITY;
-  for (int tile = 0; tile <= place.tile; ++tile) {
+  for (int i = 0; i < T::kOwn; ++i) top[i] = -INFINITY;
+  for (int key = 0; key < begin + rows; key += T::N) {
     __syncthreads();
-    load_tile<D>(k, kv_head, sizes.head_dim, place.begin(tile), place.rows(tile), keys);
-    load_tile<D>(v, kv_head, sizes.head_dim, place.begin(tile), place.rows(tile), values);
+    load_tile<D, T::N>(k, kv_head, sizes.head_dim, work.first + key, work.length - key, keys);
+    load_tile<D, T::N>(v, kv_head, sizes.head_dim, work.first + key, work.length - key, values);
     __syncthreads();
+    if (key >= begin + T::warp_row() + T::kWarpRows) continue;
 
-    float scores[kOwn][kOwn] = {};
-    product_nt<D>(queries, keys, scores);
+    float scores[T::kOwn][T::kScores] = {};
+    product_nt<T>(queries, keys, scores);
+    bool whole = key + T::N - 1 <= begin + T::warp_row();
 #pragma unroll
-    for (int i = 0; i < kOwn; ++i) {
+    for (int i = 0; i < T::kOwn; ++i) {
+      int query = begin + T::first_row() + i * kLanesY;
       float largest = top[i];
 #pragma unroll
-      for (int j = 0; j < kOwn; ++j) {
-        bool seen = tile < place.tile || tx + j * kSide <= ty + i * kSide;
+      for (int j = 0; j < T::kScores; ++j) {
+        bool seen = whole || key + T::x() + j * kLanesX <= query;
         scores[i][j] = seen ? scores[i][j] * sizes.scale : -INFINITY;
         largest = fmaxf(largest, scores[i][j]);
       }
-      // finite: the first tile has key 0, which every query sees
+      // finite: the first step has key 0, which every query sees
       largest = row_max(largest);
       float correction = expf(top[i] - largest);
       top[i] = largest;
       total[i] *= correction;
 #pragma unroll
-      for (int j = 0; j < kOwn; ++j) {
+      for (int j = 0; j < T::kScores; ++j) {
         scores[i][j] = expf(scores[i][j] - largest);
         total[i] += scores[i][j];
       }
 #pragma unroll
-      for (int c = 0; c < Columns<D>::kCount; ++c) sums[i][c] *= correction;
+      for (int c = 0; c < T::kColumns; ++c) sums[i][c] *= correction;
     }
-    write_scores(scores, p);
+    write_scores<T>(scores, p);
     __syncwarp();
-    product_nn<D>(p, values, sums);
+    product_nn<T>(p, values, sums);
   }
 
-  float factors[kOwn];
+  float factors[T::kOwn];
 #pragma unroll
-  for (int i = 0; i < kOwn; ++i) {
+  for (int i = 0; i < T::kOwn; ++i) {
     float sum = row_sum(total[i]);
     factors[i] = 1.0f / sum;
-    int row = ty + i * kSide;
-    if (tx == 0 && row < rows) lse[int64_t{begin + row} * lse_ld + head] = top[i] + logf(sum);
+    int row = T::first_row() + i * kLanesY;
+    if (T::x() == 0 && row < rows)
+      lse[int64_t{work.first + begin + row} * lse_ld + head] = top[i] + logf(sum);
   }
-  write_rows<D>(sums, factors, out, head, sizes.head_dim, begin, rows);
+  write_rows<T>(sums, factors, out, head, sizes.head_dim, work.first + begin, rows);
 }
 
 }  // namespace
@@ -95,10 +102,12 @@ void attention(cudaStream_t stream, const AttentionSizes& sizes, const Matrix& q
     using S = typename decltype(type)::type;
     with_head_dim(sizes.head_dim, [&](auto d) {
       constexpr int D = d();
-      launch_attention(attention_kernel<S, D>, stream, most_tiles(sizes) * sizes.heads,
-                       3 * kTileFloats<D> + kScoreFloats, sizes, heads_of<S>(q, sizes.head_dim),
-                       heads_of<S>(k, sizes.head_dim), heads_of<S>(v, sizes.head_dim),
-                       heads_of<S>(out, sizes.head_dim), static_cast<float*>(lse.data), lse.ld);
+      using T = Tiles<D>;
+      launch_attention(attention_kernel<S, D>, stream, most_work<T::kRows>(sizes) * sizes.heads,
+                       T::kOwnedFloats + 2 * T::kStepFloats + T::kScoreFloats, sizes,
+                       heads_of<S>(q, sizes.head_dim), heads_of<S>(k, sizes.head_dim),
+                       heads_of<S>(v, sizes.head_dim), heads_of<S>(out, sizes.head_dim),
+                       static_cast<float*>(lse.data), lse.ld);
     });
   });
 }

@@ -232,7 +232,7 @@ void tensor_attention_backward(cudaStream_t stream, const AttentionSizes& sizes,
       int64_t blocks = (sizes.tokens * sizes.heads + per_block - 1) / per_block;
       mma::delta_kernel<S, D>
           <<<static_cast<unsigned>(blocks), 256, 0, stream>>>(sizes, heads(out), heads(dout), delta);
-      int64_t tiles = mma::most_tiles_of<Tiles::kOwned>(sizes);
+      int64_t tiles = most_work<Tiles::kOwned>(sizes);
       mma::launch(mma::dkv_kernel<S, D>, stream, tiles * sizes.kv_heads, Tiles::kKeyBytes, sizes, heads(q),
                   heads(k), heads(v), heads(dout), heads(dk), heads(dv), lse_data, lse.ld, delta);
       mma::launch(mma::dq_kernel<S, D>, stream, tiles * sizes.heads, Tiles::kBytes, sizes, heads(q), heads(k),

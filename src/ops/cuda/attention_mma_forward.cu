@@ -137,7 +137,7 @@ void tensor_attention(cudaStream_t stream, const AttentionSizes& sizes, const Ma
     mma::with_mma_head_dim(sizes.head_dim, [&](auto d) {
       constexpr int D = d();
       using Tiles = mma::ForwardTiles<S, D>;
-      mma::launch(mma::forward_kernel<S, D>, stream, mma::most_tiles_of<Tiles::kQueries>(sizes) * sizes.heads,
+      mma::launch(mma::forward_kernel<S, D>, stream, most_work<Tiles::kQueries>(sizes) * sizes.heads,
                   Tiles::kBytes, sizes, heads_of<S>(q, D), heads_of<S>(k, D), heads_of<S>(v, D),
                   heads_of<S>(out, D), static_cast<float*>(lse.data), lse.ld);
     });
