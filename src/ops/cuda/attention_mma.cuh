@@ -133,6 +133,10 @@ __device__ inline uint32_t tf32(uint32_t bits) {
   asm("cvt.rna.tf32.f32 %0, %1;\n" : "=r"(rounded) : "f"(__uint_as_float(bits)));
   return rounded;
 }
+// The same for values that are not NaN, in one addition: mma ignores the bits below.
+__device__ inline uint32_t tf32_of_number(float x) {
+  return __float_as_uint(x) + 0x1000u;
+}
 // A thread's own chunks of a tile, which it has copied, as the products take them: f32 become tf32.
 template <class S, int D, int Rows>
 __device__ void round_tile(uint32_t tile) {
@@ -202,14 +206,17 @@ __device__ uint32_t two_words(float low, float high) {
   return pack_word<S>(both);
 }
 
+// What P may hold: a probability that is NaN shows elsewhere, in its row's total or in dS.
+enum class Values { any, probabilities };
 // sums[m][..] += P B, P: 16 Ms x N as a product left it, B: N rows of D columns. Columns of sums: see
 // write_sums.
-template <class S, int D, int Ms, int N>
+template <class S, int D, int Ms, int N, Values kValues>
 __device__ void product_nn(const float (&p)[Ms][N / 8][4], uint32_t b, float (&sums)[Ms][D / 8][4]) {
   using L = Layout<S, D>;
   int lane = static_cast<int>(threadIdx.x) % kWarp;
   if constexpr (kIsF32<S>) {
     int g = lane / 4, t = lane % 4;
+    auto word = [](float x) { return kValues == Values::any ? tf32(__float_as_uint(x)) : tf32_of_number(x); };
     int even = L::at(2 * t, g), odd = L::at(2 * t + 1, g);
     // terms t and t + 4 of the mma are rows 2t and 2t + 1 of B; column n of its tile j is column 4n + j of 32
 #pragma unroll
@@ -217,10 +224,10 @@ __device__ void product_nn(const float (&p)[Ms][N / 8][4], uint32_t b, float (&s
       uint32_t a[Ms][4];
 #pragma unroll
       for (int m = 0; m < Ms; ++m) {
-        a[m][0] = tf32(__float_as_uint(p[m][k][0]));
-        a[m][1] = tf32(__float_as_uint(p[m][k][2]));
-        a[m][2] = tf32(__float_as_uint(p[m][k][1]));
-        a[m][3] = tf32(__float_as_uint(p[m][k][3]));
+        a[m][0] = word(p[m][k][0]);
+        a[m][1] = word(p[m][k][2]);
+        a[m][2] = word(p[m][k][1]);
+        a[m][3] = word(p[m][k][3]);
       }
 #pragma unroll
       for (int c = 0; c < D / 32; ++c) {

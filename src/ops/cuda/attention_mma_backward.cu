@@ -109,7 +109,7 @@ __global__ void __launch_bounds__(kThreads, kIsF32<S>&& D == 128 ? 1 : 2)
           float value = seen ? exp2_fast(fmaf(p[m][n][e], factor, -shift[m][e / 2])) : 0.0f;
           ds[m][n][e] = value * (ds[m][n][e] - deltas[m][e / 2]);
         }
-    product_nn<S, D, Ms, N>(ds, step_keys, sums);
+    product_nn<S, D, Ms, N, Values::any>(ds, step_keys, sums);
   }
   float factors[Ms][2];
 #pragma unroll
@@ -192,7 +192,7 @@ __global__ void __launch_bounds__(kThreads, kIsF32<S>&& D == 128 ? 1 : 2)
           p[m][n][e] = seen ? exp2_fast(fmaf(p[m][n][e], factor, -shift[e % 2])) : 0.0f;
         }
     }
-    product_nn<S, D, Ms, N>(p, step_douts, dv_sums);
+    product_nn<S, D, Ms, N, Values::probabilities>(p, step_douts, dv_sums);
     product_nt<S, D, Ms, N>(values, warp_first, step_douts, ds);
 #pragma unroll
     for (int n = 0; n < N / 8; ++n) {
@@ -202,7 +202,7 @@ __global__ void __launch_bounds__(kThreads, kIsF32<S>&& D == 128 ? 1 : 2)
 #pragma unroll
         for (int e = 0; e < 4; ++e) ds[m][n][e] = p[m][n][e] * (ds[m][n][e] - (e % 2 == 0 ? pair.x : pair.y));
     }
-    product_nn<S, D, Ms, N>(ds, step_queries, dk_sums);
+    product_nn<S, D, Ms, N, Values::any>(ds, step_queries, dk_sums);
   }
   float factors[Ms][2];
 #pragma unroll

@@ -98,12 +98,14 @@ __global__ void __launch_bounds__(kThreads, 2)
             sum += p[m][n][e];
           }
         total[m][half] = fmaf(total[m][half], correction, sum);
+        if (__any_sync(kAllLanes, correction != 1.0f)) {
 #pragma unroll
-        for (int n = 0; n < D / 8; ++n)
+          for (int n = 0; n < D / 8; ++n)
 #pragma unroll
-          for (int e = 2 * half; e < 2 * half + 2; ++e) sums[m][n][e] *= correction;
+            for (int e = 2 * half; e < 2 * half + 2; ++e) sums[m][n][e] *= correction;
+        }
       }
-    product_nn<S, D, Ms, N>(p, values + (step & 1) * Tiles::kKeyBytes, sums);
+    product_nn<S, D, Ms, N, Values::probabilities>(p, values + (step & 1) * Tiles::kKeyBytes, sums);
   }
 
   float factors[Ms][2];
