@@ -1,5 +1,6 @@
-// The attention cases of the table on the GPU: the own kernels (f32) and cuDNN's (16-bit, where the head
-// fits).
+// Attention on the GPU: the table's cases against the oracle, by cuDNN (16 bits, where the head fits) and by
+// the project's own kernels; these on tensor cores against the exact ones at sizes that the oracle is too
+// slow for.
 #include <cmath>
 #include <cstring>
 #include <random>

@@ -76,7 +76,7 @@ class GpuAttention final : public AttentionEngine {
     if (q.rows == 0) return;
     AttentionArguments a{shape, cu_seqlens, q, k, v, out, lse, dout, dq, dk, dv};
     if (order_ == AttentionOrder::fast && cudnn_.backward(a)) return;
-    auto bytes = static_cast<size_t>(q.rows * shape.heads) * sizeof(float);
+    size_t bytes = own_attention_scratch(q.rows, shape.heads);
     if (delta_.bytes() < bytes) {
       delta_ = Buffer();
       delta_ = Buffer(device_, bytes, MemoryPart::workspace);

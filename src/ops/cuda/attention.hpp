@@ -20,6 +20,12 @@ class AttentionEngine {
                                   const Tensor& dv) = 0;
 };
 
+// Device memory that this project's kernels keep for themselves beside their arguments, from their first
+// backward on: a float a token and query head. What the library keeps is its own to say.
+inline size_t own_attention_scratch(int64_t tokens, int64_t heads) {
+  return static_cast<size_t>(tokens * heads) * sizeof(float);
+}
+
 std::unique_ptr<AttentionEngine> make_attention_engine(CudaDevice& device, MatmulMode mode,
                                                        AttentionOrder order);
 
