@@ -47,7 +47,8 @@ llmft_layer(generate DEPENDS parallel tokenizer LIBRARIES nlohmann_json::nlohman
 llmft_layer(report DEPENDS config tensor LIBRARIES nlohmann_json::nlohmann_json ${CMAKE_DL_LIBS})
 llmft_layer(train DEPENDS optim data report LIBRARIES nlohmann_json::nlohmann_json)
 llmft_layer(serve DEPENDS data generate LIBRARIES Boost::headers Threads::Threads nlohmann_json::nlohmann_json)
-llmft_layer(cli DEPENDS train generate serve LIBRARIES nlohmann_json::nlohmann_json MPI::MPI_C)
+llmft_layer(eval DEPENDS generate data report LIBRARIES nlohmann_json::nlohmann_json)
+llmft_layer(cli DEPENDS train eval serve LIBRARIES nlohmann_json::nlohmann_json MPI::MPI_C)
 # The chat page is part of the program.
 file(GLOB page_files CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/serve/page/*)
 add_custom_command(OUTPUT ${CMAKE_BINARY_DIR}/page_files.cpp

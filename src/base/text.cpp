@@ -137,4 +137,19 @@ size_t valid_utf8_prefix(std::string_view text) {
   return i;
 }
 
+size_t leading_blank(std::string_view text) {
+  auto byte = [&](size_t i) { return i < text.size() ? static_cast<unsigned char>(text[i]) : 0u; };
+  unsigned c = byte(0);
+  if ((c >= 0x09 && c <= 0x0d) || (c >= 0x1c && c <= 0x20)) return 1;
+  if (c == 0xc2 && (byte(1) == 0x85 || byte(1) == 0xa0)) return 2;
+  if (c == 0xe1 && byte(1) == 0x9a && byte(2) == 0x80) return 3;  // U+1680
+  if (c == 0xe2 && byte(1) == 0x80) {                             // U+2000..200A, 2028, 2029, 202F
+    unsigned last = byte(2);
+    if ((last >= 0x80 && last <= 0x8a) || last == 0xa8 || last == 0xa9 || last == 0xaf) return 3;
+  }
+  if (c == 0xe2 && byte(1) == 0x81 && byte(2) == 0x9f) return 3;  // U+205F
+  if (c == 0xe3 && byte(1) == 0x80 && byte(2) == 0x80) return 3;  // U+3000
+  return 0;
+}
+
 }  // namespace llmft

@@ -9,6 +9,7 @@
 #include <fmt/ranges.h>
 
 #include "llmft/base/error.hpp"
+#include "llmft/base/text.hpp"
 
 namespace llmft {
 namespace {
@@ -33,31 +34,15 @@ bool has_headers(const Tokenizer& tokenizer) {
          tokenizer.special(kBosNames[0]);
 }
 
-// Length of the blank that text starts with, or 0: the UTF-8 of Python's str.isspace() characters.
-size_t blank_at(std::string_view text) {
-  auto byte = [&](size_t i) { return i < text.size() ? static_cast<unsigned char>(text[i]) : 0u; };
-  unsigned c = byte(0);
-  if ((c >= 0x09 && c <= 0x0d) || (c >= 0x1c && c <= 0x20)) return 1;
-  if (c == 0xc2 && (byte(1) == 0x85 || byte(1) == 0xa0)) return 2;
-  if (c == 0xe1 && byte(1) == 0x9a && byte(2) == 0x80) return 3;  // U+1680
-  if (c == 0xe2 && byte(1) == 0x80) {                             // U+2000..200A, 2028, 2029, 202F
-    unsigned last = byte(2);
-    if ((last >= 0x80 && last <= 0x8a) || last == 0xa8 || last == 0xa9 || last == 0xaf) return 3;
-  }
-  if (c == 0xe2 && byte(1) == 0x81 && byte(2) == 0x9f) return 3;  // U+205F
-  if (c == 0xe3 && byte(1) == 0x80 && byte(2) == 0x80) return 3;  // U+3000
-  return 0;
-}
-
 }  // namespace
 
 std::string_view strip(std::string_view text) {
-  while (size_t length = blank_at(text)) text.remove_prefix(length);
+  while (size_t length = leading_blank(text)) text.remove_prefix(length);
   while (!text.empty()) {
     size_t start = text.size() - 1;
     while (start > 0 && (static_cast<unsigned char>(text[start]) & 0xc0) == 0x80) --start;
     std::string_view last = text.substr(start);
-    if (blank_at(last) != last.size()) break;
+    if (leading_blank(last) != last.size()) break;
     text.remove_suffix(last.size());
   }
   return text;

@@ -37,4 +37,8 @@ std::string nearest_name(std::string_view word, std::span<const std::string> nam
 // is.
 size_t valid_utf8_prefix(std::string_view text);
 
+// Length in bytes of the blank character that text starts with, 0 if it starts with none. Blank is what
+// Python's str.isspace() calls so: Unicode white space and U+001C..U+001F.
+size_t leading_blank(std::string_view text);
+
 }  // namespace llmft
