@@ -1,10 +1,11 @@
 #include "llmft/generate/loaded_model.hpp"
 
 #include <algorithm>
-#include <thread>
+#include <cstdlib>
 
 #include <nlohmann/json.hpp>
 #include <sched.h>
+#include <unistd.h>
 
 #include "llmft/base/error.hpp"
 #include "llmft/base/file.hpp"
@@ -20,10 +21,13 @@ bool wants_cuda(DeviceChoice choice) {
   return choice == DeviceChoice::cuda || (choice == DeviceChoice::automatic && cuda_device_count() > 0);
 }
 
-int usable_cores() {
+// The launcher may have bound this rank to some cores already: then those, else a share of the node.
+int thread_count(const ModelSource& source) {
+  if (source.threads > 0) return source.threads;
+  int share = static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN)) / std::max(1, source.ranks_on_node);
   cpu_set_t mask;
-  if (sched_getaffinity(0, sizeof mask, &mask) == 0) return std::max(1, CPU_COUNT(&mask));
-  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  int usable = sched_getaffinity(0, sizeof mask, &mask) == 0 ? CPU_COUNT(&mask) : share;
+  return std::max(1, std::min(share, usable));
 }
 
 // A rank without targets: frozen weights and nothing trained.
@@ -76,7 +80,7 @@ std::vector<int32_t> read_end_tokens(const fs::path& model, const LlamaConfig& c
 void LoadedModel::open(const AdapterSpec& adapter, const ModelSource& source) {
   tensors_ = std::make_unique<LlamaTensors>(config_, adapter, cuda_ ? 64 : 1);
   device_ = cuda_ ? make_cuda_device(source.gpu) : make_cpu_device();
-  int threads = source.threads > 0 ? source.threads : usable_cores();
+  int threads = thread_count(source);
   ops_ = cuda_ ? make_cuda_ops(*device_, recipe_.matmul, AttentionOrder::fast, tuning())
                : make_cpu_ops(*device_, recipe_.matmul, threads);
   decode_ = cuda_ ? make_cuda_decode_ops(*device_) : make_cpu_decode_ops(*device_, threads);

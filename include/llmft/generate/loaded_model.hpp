@@ -23,7 +23,8 @@ struct ModelSource {
   DeviceChoice device = DeviceChoice::automatic;
   int gpu = 0;                         // which of this node's
   std::optional<Precision> precision;  // nothing: bf16 on a GPU, fp32 on a CPU
-  int threads = 0;                     // on a CPU; 0: all cores this process may use
+  int threads = 0;                     // on a CPU; 0: its share of the cores
+  int ranks_on_node = 1;               // that share them
 };
 
 class LoadedModel {
