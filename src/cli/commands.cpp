@@ -18,6 +18,10 @@ int tokenize(const Process*, std::span<const std::string> args) {
   return run_tokenize(args);
 }
 
+int export_model(const Process*, std::span<const std::string> args) {
+  return run_export(args);
+}
+
 int serve(const Process*, std::span<const std::string> args) {
   return run_serve(args);
 }
@@ -29,25 +33,25 @@ int chat(const Process*, std::span<const std::string> args) {
 template <const char* Name>
 int not_yet(const Process*, std::span<const std::string>) {
   user_error(
-      "llmft {}: this version does not have it yet; it has preprocess, train, serve, chat, tokenize and info",
+      "llmft {}: this version does not have it yet; it has preprocess, train, eval, export, serve, chat, "
+      "tokenize and info",
       Name);
 }
 
-constexpr char kEval[] = "eval";
 constexpr char kPlan[] = "plan";
-constexpr char kExport[] = "export";
 
 constexpr Command kCommands[] = {
     {"preprocess", "tokenize OpenOrca Parquet or JSONL into HDF5 shards, all ranks together", true,
      with_process<run_preprocess>},
     {"train", "fine-tune a Llama model, LoRA or full, as DDP or FSDP", true, with_process<run_train>},
+    {"eval", "perplexity, BLEU and ROUGE of a model, and of it with an adapter", true,
+     with_process<run_eval>},
+    {"export", "merge an adapter into its model", false, export_model},
     {"serve", "chat page and OpenAI-compatible API on port 7860", false, serve},
     {"chat", "talk to a model in the terminal", false, chat},
     {"tokenize", "text to ids and back on stdin and stdout", false, tokenize},
     {"info", "what this build has and every rank sees", true, with_process<run_info>},
-    {kEval, "not in this version yet", false, not_yet<kEval>},
     {kPlan, "not in this version yet", false, not_yet<kPlan>},
-    {kExport, "not in this version yet", false, not_yet<kExport>},
 };
 
 }  // namespace
