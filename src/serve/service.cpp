@@ -201,6 +201,7 @@ std::string last_part(const std::string& folder) {
   std::error_code ec;
   std::filesystem::path path = std::filesystem::weakly_canonical(folder, ec);
   if (ec) path = folder;
+  if (path.filename().empty()) path = path.parent_path();  // "runs/x/"
   std::string name = path.filename().string();
   if (name == "adapter" || name == "model") {  // runs/NAME/adapter
     std::string parent = path.parent_path().filename().string();
