@@ -47,6 +47,7 @@ struct Setting {
   MatmulMode mode;
   AttentionOrder order;
   int64_t lse_gap;
+  const char* tiles = "000";
 };
 
 void attention(benchmark::State& state, const Setting& setting, const Pack& pack, const AttentionShape& shape,
@@ -55,6 +56,7 @@ void attention(benchmark::State& state, const Setting& setting, const Pack& pack
     state.SkipWithError("no GPU on this machine");
     return;
   }
+  setenv("LLMFT_ATTENTION_TILES", setting.tiles, 1);
   auto device = make_cuda_device(0);
   auto ops = make_cuda_ops(*device, setting.mode, setting.order);
   std::vector<Buffer> buffers;
@@ -145,6 +147,23 @@ int register_all() {
         }
       }
     }
+  for (int type = 0; type < 2; ++type)
+    for (int pack = 0; pack < 3; pack += 2)
+      for (const char* tiles : {"100", "200", "300", "010", "020", "030", "001", "002", "003"}) {
+        Direction direction = tiles[0] == '0' ? Direction::backward : Direction::forward;
+        Setting setting = settings[type == 0 ? 1 : 2];
+        setting.tiles = tiles;
+        std::string name = fmt::format("attention/{}/{}/{}/tiles {}",
+                                       direction == Direction::forward ? "forward" : "backward",
+                                       packs[static_cast<size_t>(pack)].name, setting.name, tiles);
+        benchmark::RegisterBenchmark(name.c_str(),
+                                     [=, p = packs[static_cast<size_t>(pack)]](benchmark::State& s) {
+                                       attention(s, setting, p, {32, 8, 64}, direction);
+                                     })
+            ->UseManualTime()
+            ->Unit(benchmark::kMillisecond)
+            ->MinTime(0.1);
+      }
   return 0;
 }
 const int registered = register_all();

@@ -11,6 +11,9 @@
 // swizzle(r), which keeps all accesses here free of bank conflicts.
 #pragma once
 
+#include <cstdlib>
+#include <cstring>
+
 #include "attention_work.cuh"
 
 namespace llmft::cuda::mma {
@@ -312,6 +315,20 @@ void launch(Kernel kernel, cudaStream_t stream, int64_t blocks, int bytes, const
   // a failure shows at the launch
   cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   kernel<<<static_cast<unsigned>(blocks), kThreads, static_cast<size_t>(bytes), stream>>>(arguments...);
+}
+
+// What to choose a block's tiles from. Ms: tiles of 16 rows that a warp owns. N: rows of the other side a
+// step. Blocks: that share a multiprocessor.
+template <int kMs, int kN, int kBlocksEach>
+struct TileChoice {
+  static constexpr int Ms = kMs;
+  static constexpr int N = kN;
+  static constexpr int kBlocks = kBlocksEach;
+};
+// LLMFT_ATTENTION_TILES: a digit each for forward, dQ, dK and dV, to measure the choices.
+inline int tiles_wanted(int kernel) {
+  const char* wanted = std::getenv("LLMFT_ATTENTION_TILES");
+  return wanted == nullptr || std::strlen(wanted) < 3 ? 0 : wanted[kernel] - '0';
 }
 
 template <class F>

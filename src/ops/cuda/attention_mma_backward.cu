@@ -28,24 +28,22 @@ __global__ void __launch_bounds__(256)
   if (inside && column == 0) delta[item] = sum;
 }
 
-template <class S, int D>
+template <class S, int D, class Choice>
 struct BackwardTiles {
-  static constexpr int Ms = D == 64 ? 2 : 1;  // tiles of 16 rows a warp owns
-  static constexpr int N = 32;                // rows of the other side a step
-  static constexpr int kOwned = kWarps * 16 * Ms;
+  static constexpr int kOwned = kWarps * 16 * Choice::Ms;
   static constexpr int kOwnedBytes = kOwned * Layout<S, D>::kRowBytes;
-  static constexpr int kStepBytes = N * Layout<S, D>::kRowBytes;
-  static constexpr int kTermBytes = N * static_cast<int>(sizeof(float));
+  static constexpr int kStepBytes = Choice::N * Layout<S, D>::kRowBytes;
+  static constexpr int kTermBytes = Choice::N * static_cast<int>(sizeof(float));
   static constexpr int kBytes = 2 * kOwnedBytes + 4 * kStepBytes;
   static constexpr int kKeyBytes = kBytes + 4 * kTermBytes;
 };
 
-template <class S, int D>
-__global__ void __launch_bounds__(kThreads, kIsF32<S>&& D == 128 ? 1 : 2)
+template <class S, int D, class Choice>
+__global__ void __launch_bounds__(kThreads, Choice::kBlocks)
     dq_kernel(AttentionSizes sizes, Heads<S> q, Heads<S> k, Heads<S> v, Heads<S> dout, Heads<S> dq,
               const float* __restrict__ lse, int64_t lse_ld, const float* __restrict__ delta) {
-  using Tiles = BackwardTiles<S, D>;
-  constexpr int Ms = Tiles::Ms, N = Tiles::N;
+  using Tiles = BackwardTiles<S, D, Choice>;
+  constexpr int Ms = Choice::Ms, N = Choice::N;
   extern __shared__ float4 shared[];
   uint32_t queries = shared_address(shared), douts = queries + Tiles::kOwnedBytes,
            keys = douts + Tiles::kOwnedBytes, values = keys + 2 * Tiles::kStepBytes;
@@ -119,12 +117,12 @@ __global__ void __launch_bounds__(kThreads, kIsF32<S>&& D == 128 ? 1 : 2)
 
 // Products are transposed: rows are keys, columns are queries. Queries beyond the document are zeros, as are
 // their dO, lse and delta, and so is what they add.
-template <class S, int D>
-__global__ void __launch_bounds__(kThreads, kIsF32<S>&& D == 128 ? 1 : 2)
+template <class S, int D, class Choice>
+__global__ void __launch_bounds__(kThreads, Choice::kBlocks)
     dkv_kernel(AttentionSizes sizes, Heads<S> q, Heads<S> k, Heads<S> v, Heads<S> dout, Heads<S> dk,
                Heads<S> dv, const float* __restrict__ lse, int64_t lse_ld, const float* __restrict__ delta) {
-  using Tiles = BackwardTiles<S, D>;
-  constexpr int Ms = Tiles::Ms, N = Tiles::N;
+  using Tiles = BackwardTiles<S, D, Choice>;
+  constexpr int Ms = Choice::Ms, N = Choice::N;
   extern __shared__ float4 shared[];
   uint32_t keys = shared_address(shared), values = keys + Tiles::kOwnedBytes,
            queries = values + Tiles::kOwnedBytes, douts = queries + 2 * Tiles::kStepBytes,
@@ -226,17 +224,49 @@ void tensor_attention_backward(cudaStream_t stream, const AttentionSizes& sizes,
     const auto* lse_data = static_cast<const float*>(lse.data);
     mma::with_mma_head_dim(sizes.head_dim, [&](auto d) {
       constexpr int D = d();
-      using Tiles = mma::BackwardTiles<S, D>;
       auto heads = [&](const Matrix& x) { return heads_of<S>(x, D); };
       constexpr int64_t per_block = 256 / (D * static_cast<int>(sizeof(S)) / 16);
       int64_t blocks = (sizes.tokens * sizes.heads + per_block - 1) / per_block;
       mma::delta_kernel<S, D>
           <<<static_cast<unsigned>(blocks), 256, 0, stream>>>(sizes, heads(out), heads(dout), delta);
-      int64_t tiles = most_work<Tiles::kOwned>(sizes);
-      mma::launch(mma::dkv_kernel<S, D>, stream, tiles * sizes.kv_heads, Tiles::kKeyBytes, sizes, heads(q),
-                  heads(k), heads(v), heads(dout), heads(dk), heads(dv), lse_data, lse.ld, delta);
-      mma::launch(mma::dq_kernel<S, D>, stream, tiles * sizes.heads, Tiles::kBytes, sizes, heads(q), heads(k),
-                  heads(v), heads(dout), heads(dq), lse_data, lse.ld, delta);
+      auto launch_keys = [&](auto choice) {
+        using Choice = decltype(choice);
+        using Tiles = mma::BackwardTiles<S, D, Choice>;
+        mma::launch(mma::dkv_kernel<S, D, Choice>, stream, most_work<Tiles::kOwned>(sizes) * sizes.kv_heads,
+                    Tiles::kKeyBytes, sizes, heads(q), heads(k), heads(v), heads(dout), heads(dk), heads(dv),
+                    lse_data, lse.ld, delta);
+      };
+      auto launch_queries = [&](auto choice) {
+        using Choice = decltype(choice);
+        using Tiles = mma::BackwardTiles<S, D, Choice>;
+        mma::launch(mma::dq_kernel<S, D, Choice>, stream, most_work<Tiles::kOwned>(sizes) * sizes.heads,
+                    Tiles::kBytes, sizes, heads(q), heads(k), heads(v), heads(dout), heads(dq), lse_data,
+                    lse.ld, delta);
+      };
+      if constexpr (D == 128) {
+        constexpr int blocks_each = mma::kIsF32<S> ? 1 : 2;
+        launch_keys(mma::TileChoice<1, 32, blocks_each>{});
+        launch_queries(mma::TileChoice<1, 32, blocks_each>{});
+      } else {
+        int wanted = mma::tiles_wanted(2);
+        if (wanted == 1)
+          launch_keys(mma::TileChoice<2, 16, 2>{});
+        else if (wanted == 2)
+          launch_keys(mma::TileChoice<1, 64, 2>{});
+        else if (wanted == 3)
+          launch_keys(mma::TileChoice<1, 32, 3>{});
+        else
+          launch_keys(mma::TileChoice<2, 32, 2>{});
+        wanted = mma::tiles_wanted(1);
+        if (wanted == 1)
+          launch_queries(mma::TileChoice<2, 16, 2>{});
+        else if (wanted == 2)
+          launch_queries(mma::TileChoice<1, 64, 2>{});
+        else if (wanted == 3)
+          launch_queries(mma::TileChoice<1, 32, 3>{});
+        else
+          launch_queries(mma::TileChoice<2, 32, 2>{});
+      }
     });
   });
 }

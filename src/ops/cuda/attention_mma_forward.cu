@@ -9,23 +9,20 @@ namespace llmft::cuda {
 namespace mma {
 namespace {
 
-// Ms: tiles of 16 queries a warp. N: keys a step.
-template <class S, int D>
+template <class S, int D, class Choice>
 struct ForwardTiles {
-  static constexpr int Ms = D == 64 ? 2 : 1;
-  static constexpr int N = kIsF32<S> && D == 128 ? 32 : 64;
-  static constexpr int kQueries = kWarps * 16 * Ms;
+  static constexpr int kQueries = kWarps * 16 * Choice::Ms;
   static constexpr int kQueryBytes = kQueries * Layout<S, D>::kRowBytes;
-  static constexpr int kKeyBytes = N * Layout<S, D>::kRowBytes;
+  static constexpr int kKeyBytes = Choice::N * Layout<S, D>::kRowBytes;
   static constexpr int kBytes = kQueryBytes + 4 * kKeyBytes;
 };
 
-template <class S, int D>
-__global__ void __launch_bounds__(kThreads, 2)
+template <class S, int D, class Choice>
+__global__ void __launch_bounds__(kThreads, Choice::kBlocks)
     forward_kernel(AttentionSizes sizes, Heads<S> q, Heads<S> k, Heads<S> v, Heads<S> out,
                    float* __restrict__ lse, int64_t lse_ld) {
-  using Tiles = ForwardTiles<S, D>;
-  constexpr int Ms = Tiles::Ms, N = Tiles::N;
+  using Tiles = ForwardTiles<S, D, Choice>;
+  constexpr int Ms = Choice::Ms, N = Choice::N;
   extern __shared__ float4 shared[];
   uint32_t queries = shared_address(shared), keys = queries + Tiles::kQueryBytes,
            values = keys + 2 * Tiles::kKeyBytes;
@@ -138,10 +135,27 @@ void tensor_attention(cudaStream_t stream, const AttentionSizes& sizes, const Ma
     using S = typename decltype(type)::type;
     mma::with_mma_head_dim(sizes.head_dim, [&](auto d) {
       constexpr int D = d();
-      using Tiles = mma::ForwardTiles<S, D>;
-      mma::launch(mma::forward_kernel<S, D>, stream, most_work<Tiles::kQueries>(sizes) * sizes.heads,
-                  Tiles::kBytes, sizes, heads_of<S>(q, D), heads_of<S>(k, D), heads_of<S>(v, D),
-                  heads_of<S>(out, D), static_cast<float*>(lse.data), lse.ld);
+      auto launch = [&](auto choice) {
+        using Choice = decltype(choice);
+        using Tiles = mma::ForwardTiles<S, D, Choice>;
+        mma::launch(mma::forward_kernel<S, D, Choice>, stream,
+                    most_work<Tiles::kQueries>(sizes) * sizes.heads, Tiles::kBytes, sizes, heads_of<S>(q, D),
+                    heads_of<S>(k, D), heads_of<S>(v, D), heads_of<S>(out, D), static_cast<float*>(lse.data),
+                    lse.ld);
+      };
+      if constexpr (D == 128) {
+        launch(mma::TileChoice < 1, mma::kIsF32<S> ? 32 : 64, 2 > {});
+      } else {
+        int wanted = mma::tiles_wanted(0);
+        if (wanted == 1)
+          launch(mma::TileChoice<2, 32, 2>{});
+        else if (wanted == 2)
+          launch(mma::TileChoice<1, 64, 2>{});
+        else if (wanted == 3)
+          launch(mma::TileChoice<1, 32, 3>{});
+        else
+          launch(mma::TileChoice<2, 64, 2>{});
+      }
     });
   });
 }
