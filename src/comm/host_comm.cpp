@@ -6,6 +6,7 @@
 #include <mpi.h>
 
 #include "llmft/base/clock.hpp"
+#include "llmft/comm/activity.hpp"
 #include "llmft/comm/comm.hpp"
 #include "llmft/device/device.hpp"
 
@@ -73,14 +74,14 @@ class MpiComm final : public Comm {
 
   Started start_all_reduce(const Tensor& x) override {
     check(x.dtype == DType::f32 || x.dtype == DType::f64, "only f32 and f64 are reduced");
-    Exposure timed(*exposed_);
+    Exposure timed(*exposed_, "all_reduce", x.bytes());
     MPI_Allreduce(MPI_IN_PLACE, x.data, count_of(x), type_of(x), MPI_SUM, comm_);
     return {};
   }
   Started start_all_gather(const Tensor& shard, const Tensor& full) override {
     check(shard.dtype == full.dtype && shard.numel() * size_ == full.numel(), "all_gather sizes differ");
     bool in_place = shard.data == full.col_range(rank_ * shard.numel(), shard.numel()).data;
-    Exposure timed(*exposed_);
+    Exposure timed(*exposed_, "all_gather", full.bytes());
     MPI_Allgather(in_place ? MPI_IN_PLACE : shard.data, count_of(shard), type_of(shard), full.data,
                   count_of(shard), type_of(full), comm_);
     return {};
@@ -88,7 +89,7 @@ class MpiComm final : public Comm {
   Started start_reduce_scatter(const Tensor& full, const Tensor& shard) override {
     check(full.dtype == DType::f32 && shard.dtype == DType::f32 && shard.numel() * size_ == full.numel(),
           "reduce_scatter sizes differ");
-    Exposure timed(*exposed_);
+    Exposure timed(*exposed_, "reduce_scatter", full.bytes());
     MPI_Reduce_scatter_block(full.data, shard.data, count_of(shard), MPI_FLOAT, MPI_SUM, comm_);
     return {};
   }
@@ -96,17 +97,18 @@ class MpiComm final : public Comm {
     check(sent.dtype == received.dtype && sent.numel() == received.numel() && sent.numel() % size_ == 0,
           "all_to_all sizes differ");
     int piece = count_of(sent) / size_;
-    Exposure timed(*exposed_);
+    Exposure timed(*exposed_, "all_to_all", sent.bytes());
     MPI_Alltoall(sent.data, piece, type_of(sent), received.data, piece, type_of(received), comm_);
     return {};
   }
   Started start_broadcast(const Tensor& x, int root) override {
-    Exposure timed(*exposed_);
+    Exposure timed(*exposed_, "broadcast", x.bytes());
     MPI_Bcast(x.data, count_of(x), type_of(x), root, comm_);
     return {};
   }
   void wait(Started) override {}
   void all_reduce_host(std::span<double> values) override {
+    Activity::Waiting waiting("sum of host values", values.size_bytes());
     MPI_Allreduce(MPI_IN_PLACE, values.data(), static_cast<int>(values.size()), MPI_DOUBLE, MPI_SUM, comm_);
   }
 
@@ -120,12 +122,13 @@ class MpiComm final : public Comm {
 
  private:
   struct Exposure {
-    explicit Exposure(Exposed& sum) : total(sum) {}
+    Exposure(Exposed& sum, const char* name, size_t bytes) : total(sum), waiting(name, bytes) {}
     ~Exposure() {
       total.seconds += watch.seconds();
       ++total.waits;
     }
     Exposed& total;
+    Activity::Waiting waiting;
     Stopwatch watch;
   };
 

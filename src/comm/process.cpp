@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "llmft/base/error.hpp"
+#include "llmft/comm/activity.hpp"
 
 namespace llmft {
 
@@ -28,7 +29,8 @@ void choose_one_sided_component() {
 
 Process::Process(int* argc, char*** argv) {
   choose_one_sided_component();
-  MPI_Init(argc, argv);
+  int provided = 0;  // other threads of ours do not call MPI
+  MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided);
   MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_ARE_FATAL);
   MPI_Comm_rank(MPI_COMM_WORLD, &rank_);
   MPI_Comm_size(MPI_COMM_WORLD, &size_);
@@ -51,23 +53,28 @@ std::string Process::host() const {
 }
 
 void Process::barrier() const {
+  Activity::Waiting waiting("barrier", 0);
   MPI_Barrier(MPI_COMM_WORLD);
 }
 
 void Process::all_reduce_sum(std::span<double> values) const {
+  Activity::Waiting waiting("sum of host values", values.size_bytes());
   MPI_Allreduce(MPI_IN_PLACE, values.data(), static_cast<int>(values.size()), MPI_DOUBLE, MPI_SUM,
                 MPI_COMM_WORLD);
 }
 void Process::all_reduce_sum(std::span<int64_t> values) const {
+  Activity::Waiting waiting("sum of host values", values.size_bytes());
   MPI_Allreduce(MPI_IN_PLACE, values.data(), static_cast<int>(values.size()), MPI_INT64_T, MPI_SUM,
                 MPI_COMM_WORLD);
 }
 void Process::all_reduce_max(std::span<double> values) const {
+  Activity::Waiting waiting("maximum of host values", values.size_bytes());
   MPI_Allreduce(MPI_IN_PLACE, values.data(), static_cast<int>(values.size()), MPI_DOUBLE, MPI_MAX,
                 MPI_COMM_WORLD);
 }
 
 bool Process::all_agree(bool value) const {
+  Activity::Waiting waiting("agreement", 0);
   int mine = value ? 1 : 0;
   int all = 0;
   MPI_Allreduce(&mine, &all, 1, MPI_INT, MPI_LAND, MPI_COMM_WORLD);
@@ -75,6 +82,7 @@ bool Process::all_agree(bool value) const {
 }
 
 std::string Process::broadcast(const std::string& text, int root) const {
+  Activity::Waiting waiting("broadcast of host text", 0);
   uint64_t length = text.size();
   MPI_Bcast(&length, 1, MPI_UINT64_T, root, MPI_COMM_WORLD);
   std::string out = rank_ == root ? text : std::string(length, '\0');
@@ -95,6 +103,7 @@ std::vector<std::string> Process::all_gather(const std::string& text) const {
 }
 
 std::vector<uint64_t> Process::all_gather(std::span<const uint64_t> values) const {
+  Activity::Waiting waiting("all_gather of host values", 0);
   int mine = static_cast<int>(values.size());
   std::vector<int> counts(static_cast<size_t>(size_));
   MPI_Allgather(&mine, 1, MPI_INT, counts.data(), 1, MPI_INT, MPI_COMM_WORLD);

@@ -92,6 +92,10 @@ void describe(OptionSet& set, TrainOptions& o) {
   set.add("checkpoint.every", o.checkpoint_every, "steps between checkpoints; 0: only at the end",
           {.flag = "--checkpoint-every", .min = 0});
   set.add("checkpoint.keep", o.checkpoint_keep, "newest checkpoints kept", {.min = 1});
+  set.add(
+      "watchdog", o.watchdog,
+      "seconds without progress after which several ranks are ended and the one at fault is named; 0: never",
+      {.flag = "--watchdog", .min = 0});
   set.add("report.timing_warmup", o.timing_warmup, "first steps left out of medians", {.min = 0});
   set.add("report.peak_tflops", o.peak_tflops, "peak of one device, for MFU; 0: unknown", {.min = 0});
   set.add("report.measure_only", o.measure_only,

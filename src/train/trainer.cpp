@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <optional>
 #include <thread>
 
 #include <unistd.h>
@@ -26,6 +27,7 @@
 #include "llmft/train/checkpoint.hpp"
 #include "run_folder.hpp"
 #include "run_settings.hpp"
+#include "watchdog.hpp"
 
 namespace llmft {
 namespace fs = std::filesystem;
@@ -165,6 +167,7 @@ class Trainer {
   void save();
   void end_of_run(bool early);
   std::string last_checkpoint_text() const;
+  std::string device_text() const;
   [[noreturn]] void stop_on_bad_loss(const std::vector<PackPosition>& step, std::span<const double> losses);
 
   bool resume_from_checkpoint();
@@ -184,6 +187,9 @@ class Trainer {
   Loader loader_;
   Batches batches_;
   RunFolder folder_;
+  std::optional<Watchdog> watchdog_;
+  double busy_ = 0;             // seconds of this rank's own work in all steps
+  double exposed_seconds_ = 0;  // when busy_ was last added to
   std::unique_ptr<ParamStore> store_;
   std::unique_ptr<AdamW> optimizer_;
   std::unique_ptr<Llama> llama_;
@@ -241,6 +247,13 @@ void Trainer::plan_steps() {
 std::string Trainer::settings() const {
   std::string model = process_.is_root() ? model_fingerprint(o_.model) : "";
   return run_settings(o_, tensors_.adapter(), process_.broadcast(model), shards_.manifest().fingerprint);
+}
+
+std::string Trainer::device_text() const {
+  if (device_->kind() == DeviceKind::cpu) return "CPU";
+  size_t gpu = static_cast<size_t>(gpu_of_rank(process_));
+  std::vector<GpuInfo> gpus = list_gpus();
+  return fmt::format("GPU {} at {}", gpu, gpu < gpus.size() ? gpus[gpu].bus_id : "?");
 }
 
 std::string Trainer::last_checkpoint_text() const {
@@ -311,6 +324,10 @@ void Trainer::complete_step() {
   s.end->wait();
   double seconds = std::min(s.since_start.seconds(), since_step_.seconds());
   since_step_.reset();
+  double exposed = comm_->exposed().seconds;
+  busy_ += std::max(0.0, seconds - (exposed - exposed_seconds_));
+  exposed_seconds_ = exposed;
+  if (watchdog_) watchdog_->progress(state_.step + 2, busy_);
   folder_.add_phase("data_wait", s.data_wait);
   folder_.add_phase("forward_backward", s.backward_end->seconds_since(*s.begin));
   folder_.add_phase("reduce", s.reduce_end->seconds_since(*s.backward_end));
@@ -491,6 +508,8 @@ TrainEnd Trainer::run() {
     return TrainEnd::already_finished;
   }
   folder_.start(*device_);
+  if (process_.size() > 1 && o_.watchdog > 0)
+    watchdog_.emplace(process_, fs::path(o_.output) / "heartbeat", o_.watchdog, device_text());
   folder_.open_steps(state_.step);
   log::info("{} parameters trained of {}, {} steps of {} packs x {} tokens on {} rank{}, {} {}",
             human_count(static_cast<double>(tensors_.trainable_count())),

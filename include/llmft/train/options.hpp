@@ -60,6 +60,8 @@ struct TrainOptions {
   int64_t checkpoint_every = 500;
   int64_t checkpoint_keep = 3;
 
+  double watchdog = 600;
+
   int64_t timing_warmup = 3;
   double peak_tflops = 0;
   bool measure_only = false;

@@ -4,6 +4,7 @@
 #include <array>
 #include <deque>
 #include <exception>
+#include <mutex>
 #include <thread>
 #include <utility>
 
@@ -11,6 +12,7 @@
 
 #include "llmft/base/clock.hpp"
 #include "llmft/base/error.hpp"
+#include "llmft/comm/activity.hpp"
 #include "llmft/comm/comm.hpp"
 #include "llmft/device/cuda_device.hpp"
 #include "nccl_api.hpp"
@@ -76,25 +78,88 @@ class StallClock {
   int64_t waits_ = 0;
 };
 
+// The stream of a communicator and its split parts: what was started on it, in order. They share it so that
+// no two communicators' kernels wait for each other in different orders on different ranks.
+class Line {
+ public:
+  explicit Line(CudaDevice& device) : device_(device), stalls_(device.stream()) {
+    int least = 0, greatest = 0;
+    cuda_check(cudaDeviceGetStreamPriorityRange(&least, &greatest));
+    cuda_check(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, greatest));
+    Activity::of_process().set_device_view([this] { return oldest_under_way(); });
+  }
+  ~Line() {
+    Activity::of_process().set_device_view(nullptr);
+    cudaStreamDestroy(stream_);
+  }
+  Line(const Line&) = delete;
+  Line& operator=(const Line&) = delete;
+
+  CudaDevice& device() const { return device_; }
+  cudaStream_t stream() const { return stream_; }
+  Comm::Exposed exposed() {
+    stalls_.collect();
+    return {stalls_.seconds(), stalls_.waits()};
+  }
+
+  // What is launched between the two begins after all that the compute stream was given.
+  void begin(const char* name, size_t bytes) {
+    Activity::of_process().called(name, bytes);
+    cuda_check(cudaEventRecord(ready_.get(), device_.stream()));
+    cuda_check(cudaStreamWaitEvent(stream_, ready_.get()));
+  }
+  Started end(const char* name, size_t bytes) {
+    std::lock_guard lock(mutex_);
+    uint64_t number = ++started_;
+    auto& event = events_[number % kEvents];
+    if (!event) event = std::make_unique<Event>(cudaEventDisableTiming);
+    cuda_check(cudaEventRecord(event->get(), stream_));
+    names_[number % kEvents] = {name, bytes};
+    return {number};
+  }
+  // An event that was used again belongs to a later collective: waiting for that one is waiting for both.
+  void wait(Started collective) {
+    if (collective.number <= waited_) return;
+    waited_ = collective.number;
+    stalls_.begin();
+    cuda_check(cudaStreamWaitEvent(device_.stream(), done(collective.number)));
+    stalls_.end();
+  }
+
+ private:
+  cudaEvent_t done(uint64_t number) const { return events_[number % kEvents]->get(); }
+
+  // The oldest collective under way, for the watchdog's thread, which is not to wait for this one: a launch
+  // may itself wait for a GPU that stands still.
+  std::string oldest_under_way() {
+    std::unique_lock lock(mutex_, std::try_to_lock);
+    if (!lock) return "a launch on the GPU";
+    cudaSetDevice(device_.ordinal());
+    for (uint64_t n = started_ > kEvents ? started_ - kEvents + 1 : 1; n <= started_; ++n) {
+      auto [name, bytes] = names_[n % kEvents];
+      if (cudaEventQuery(done(n)) == cudaErrorNotReady)
+        return fmt::format("number {}, {}", n, describe_call(name, bytes));
+    }
+    return "";
+  }
+
+  static constexpr size_t kEvents = 64;
+  CudaDevice& device_;
+  cudaStream_t stream_ = nullptr;
+  Event ready_{cudaEventDisableTiming};
+  std::mutex mutex_;  // of the three below: the watchdog's thread looks at them
+  std::array<std::unique_ptr<Event>, kEvents> events_;
+  std::array<std::pair<const char*, size_t>, kEvents> names_{};
+  uint64_t started_ = 0;
+  uint64_t waited_ = 0;
+  StallClock stalls_;
+};
+
 class NcclComm final : public Comm {
  public:
-  // parent: of a split; its parts share its stream, so that no two communicators' kernels wait for each other
-  // in different orders on different ranks.
-  NcclComm(CudaDevice& device, MPI_Comm ranks, NcclComm* parent)
-      : device_(device),
-        mpi_(ranks),
-        own_stalls_(device.stream()),
-        stalls_(parent != nullptr ? parent->stalls_ : &own_stalls_) {
+  NcclComm(std::shared_ptr<Line> line, MPI_Comm ranks) : line_(std::move(line)), mpi_(ranks) {
     MPI_Comm_rank(mpi_, &rank_);
     MPI_Comm_size(mpi_, &size_);
-    if (parent != nullptr) {
-      stream_ = parent->stream_;
-    } else {
-      int least = 0, greatest = 0;
-      cuda_check(cudaDeviceGetStreamPriorityRange(&least, &greatest));
-      cuda_check(cudaStreamCreateWithPriority(&own_stream_, cudaStreamNonBlocking, greatest));
-      stream_ = own_stream_;
-    }
     connect();
   }
 
@@ -104,13 +169,12 @@ class NcclComm final : public Comm {
       if (comm_ != nullptr) nccl().CommAbort(comm_);
       return;
     }
-    cudaStreamSynchronize(stream_);
+    cudaStreamSynchronize(line_->stream());
     nccl().CommFinalize(comm_);
     ncclResult_t state = ncclInProgress;
     while (nccl().CommGetAsyncError(comm_, &state) == ncclSuccess && state == ncclInProgress)
       std::this_thread::yield();
     nccl().CommDestroy(comm_);
-    if (own_stream_ != nullptr) cudaStreamDestroy(own_stream_);
     MPI_Comm_free(&mpi_);
   }
   NcclComm(const NcclComm&) = delete;
@@ -122,25 +186,26 @@ class NcclComm final : public Comm {
   Started start_all_reduce(const Tensor& x) override {
     check(x.contiguous() && (x.dtype == DType::f32 || x.dtype == DType::f64),
           "only flat f32 and f64 are reduced");
-    return run([&] {
+    return run("all_reduce", x.bytes(), [&](cudaStream_t stream) {
       return nccl().AllReduce(x.data, x.data, static_cast<size_t>(x.numel()), nccl_type(x.dtype), ncclSum,
-                              comm_, stream_);
+                              comm_, stream);
     });
   }
   Started start_all_gather(const Tensor& shard, const Tensor& full) override {
     check(shard.contiguous() && full.contiguous() && shard.dtype == full.dtype &&
               shard.numel() * size_ == full.numel(),
           "all_gather sizes differ");
-    return run(
-        [&] { return nccl().AllGather(shard.data, full.data, shard.bytes(), ncclUint8, comm_, stream_); });
+    return run("all_gather", full.bytes(), [&](cudaStream_t stream) {
+      return nccl().AllGather(shard.data, full.data, shard.bytes(), ncclUint8, comm_, stream);
+    });
   }
   Started start_reduce_scatter(const Tensor& full, const Tensor& shard) override {
     check(full.contiguous() && shard.contiguous() && full.dtype == DType::f32 && shard.dtype == DType::f32 &&
               shard.numel() * size_ == full.numel(),
           "reduce_scatter sizes differ");
-    return run([&] {
+    return run("reduce_scatter", full.bytes(), [&](cudaStream_t stream) {
       return nccl().ReduceScatter(full.data, shard.data, static_cast<size_t>(shard.numel()), ncclFloat32,
-                                  ncclSum, comm_, stream_);
+                                  ncclSum, comm_, stream);
     });
   }
   Started start_all_to_all(const Tensor& sent, const Tensor& received) override {
@@ -148,16 +213,16 @@ class NcclComm final : public Comm {
               sent.numel() == received.numel() && sent.numel() % size_ == 0,
           "all_to_all sizes differ");
     size_t piece = sent.bytes() / static_cast<size_t>(size_);
-    return run([&] {
+    return run("all_to_all", sent.bytes(), [&](cudaStream_t stream) {
       const NcclApi& api = nccl();
       ncclResult_t result = api.GroupStart();
       for (int r = 0; r < size_; ++r) {
         size_t at = static_cast<size_t>(r) * piece;
         auto ok = [&] { return result == ncclSuccess || result == ncclInProgress; };
         if (ok())
-          result = api.Send(static_cast<std::byte*>(sent.data) + at, piece, ncclUint8, r, comm_, stream_);
+          result = api.Send(static_cast<std::byte*>(sent.data) + at, piece, ncclUint8, r, comm_, stream);
         if (ok())
-          result = api.Recv(static_cast<std::byte*>(received.data) + at, piece, ncclUint8, r, comm_, stream_);
+          result = api.Recv(static_cast<std::byte*>(received.data) + at, piece, ncclUint8, r, comm_, stream);
       }
       ncclResult_t end = api.GroupEnd();
       return result == ncclSuccess || result == ncclInProgress ? end : result;
@@ -165,31 +230,23 @@ class NcclComm final : public Comm {
   }
   Started start_broadcast(const Tensor& x, int root) override {
     check(x.contiguous(), "broadcast of a strided tensor");
-    return run([&] { return nccl().Broadcast(x.data, x.data, x.bytes(), ncclUint8, root, comm_, stream_); });
+    return run("broadcast", x.bytes(), [&](cudaStream_t stream) {
+      return nccl().Broadcast(x.data, x.data, x.bytes(), ncclUint8, root, comm_, stream);
+    });
   }
 
-  // An event that was used again belongs to a later collective: waiting for that one is waiting for both.
-  void wait(Started collective) override {
-    if (collective.number <= waited_) return;
-    waited_ = collective.number;
-    stalls_->begin();
-    cuda_check(cudaStreamWaitEvent(device_.stream(), done(collective.number)));
-    stalls_->end();
-  }
+  void wait(Started collective) override { line_->wait(collective); }
 
   void all_reduce_host(std::span<double> values) override {
     MPI_Allreduce(MPI_IN_PLACE, values.data(), static_cast<int>(values.size()), MPI_DOUBLE, MPI_SUM, mpi_);
   }
 
-  Exposed exposed() override {
-    stalls_->collect();
-    return {stalls_->seconds(), stalls_->waits()};
-  }
+  Exposed exposed() override { return line_->exposed(); }
 
   std::unique_ptr<Comm> split(int colour) override {
     MPI_Comm part = MPI_COMM_NULL;
     MPI_Comm_split(mpi_, colour, rank_, &part);
-    return std::make_unique<NcclComm>(device_, part, this);
+    return std::make_unique<NcclComm>(line_, part);
   }
 
  private:
@@ -235,36 +292,20 @@ class NcclComm final : public Comm {
                rank_, size_, reason);
   }
 
-  cudaEvent_t done(uint64_t number) const { return events_[number % kEvents]->get(); }
-
   template <class Call>
-  Started run(Call&& call) {
+  Started run(const char* name, size_t bytes, Call&& call) {
     check(comm_ != nullptr, "a collective after NCCL has failed");
-    cuda_check(cudaEventRecord(ready_.get(), device_.stream()));
-    cuda_check(cudaStreamWaitEvent(stream_, ready_.get()));
-    check_result(call());
+    line_->begin(name, bytes);
+    check_result(call(line_->stream()));
     while (state() == ncclInProgress) std::this_thread::yield();
-    uint64_t number = ++started_;
-    auto& event = events_[number % kEvents];
-    if (!event) event = std::make_unique<Event>(cudaEventDisableTiming);
-    cuda_check(cudaEventRecord(event->get(), stream_));
-    return {number};
+    return line_->end(name, bytes);
   }
 
-  static constexpr size_t kEvents = 64;
-  CudaDevice& device_;
+  std::shared_ptr<Line> line_;
   MPI_Comm mpi_;
   int rank_ = 0;
   int size_ = 1;
   ncclComm_t comm_ = nullptr;
-  cudaStream_t own_stream_ = nullptr;
-  cudaStream_t stream_ = nullptr;
-  Event ready_{cudaEventDisableTiming};
-  std::array<std::unique_ptr<Event>, kEvents> events_;
-  uint64_t started_ = 0;
-  uint64_t waited_ = 0;
-  StallClock own_stalls_;
-  StallClock* stalls_;
 };
 
 }  // namespace
@@ -276,7 +317,7 @@ std::unique_ptr<Comm> make_comm(const Process& process, Device& device) {
   check(cuda != nullptr, "a GPU of another kind");
   MPI_Comm ranks = MPI_COMM_NULL;
   MPI_Comm_dup(MPI_COMM_WORLD, &ranks);
-  return std::make_unique<NcclComm>(*cuda, ranks, nullptr);
+  return std::make_unique<NcclComm>(std::make_shared<Line>(*cuda), ranks);
 }
 
 }  // namespace llmft
