@@ -194,7 +194,8 @@ LinearGradients Llama::linear_gradients(int block, Role role, GradientState stat
     } else if (t.kind == TrainableKind::lora_a) {
       out.adapters.push_back({member.row, member.adapter_col, gradient, {}});
     } else {
-      out.adapters.back().db = gradient;
+      for (LinearGradients::Adapter& adapter : out.adapters)
+        if (adapter.col == member.adapter_col) adapter.db = gradient;
     }
   }
   return out;

@@ -108,20 +108,21 @@ LlamaTensors::LlamaTensors(const LlamaConfig& config, const AdapterSpec& adapter
       }
       tensor.offset = block.frozen_numel = aligned(block.frozen_numel);
       block.frozen_numel += tensor.stored_rows() * tensor.stored_cols();
-      for (size_t m = 0; m < tensor.members.size(); ++m) {
-        const Member& member = tensor.members[m];
-        if (member.adapter_rank == 0) continue;
-        std::string stem = "base_model.model." +
-                           member.hf_name.substr(0, member.hf_name.size() - std::string("weight").size());
-        auto add = [&](const char* part, TrainableKind kind, int64_t rows, int64_t cols) {
-          block.trainable_numel = aligned(block.trainable_numel);
-          block.trainables.push_back({stem + part, kind, rows, cols, block.trainable_numel,
-                                      static_cast<int>(t), static_cast<int>(m), true});
-          block.trainable_numel += rows * cols;
-        };
-        add("lora_A.weight", TrainableKind::lora_a, member.adapter_rank, tensor.cols);
-        add("lora_B.weight", TrainableKind::lora_b, member.rows, member.adapter_rank);
-      }
+      auto add = [&](size_t m, const char* part, TrainableKind kind, int64_t rows, int64_t cols) {
+        const std::string& name = tensor.members[m].hf_name;
+        std::string stem = "base_model.model." + name.substr(0, name.size() - std::string("weight").size());
+        block.trainable_numel = aligned(block.trainable_numel);
+        block.trainables.push_back({stem + part, kind, rows, cols, block.trainable_numel, static_cast<int>(t),
+                                    static_cast<int>(m), true});
+        block.trainable_numel += rows * cols;
+      };
+      // the A of a packed linear one after another: their gradients are then one product
+      for (size_t m = 0; m < tensor.members.size(); ++m)
+        if (int64_t rank = tensor.members[m].adapter_rank; rank != 0)
+          add(m, "lora_A.weight", TrainableKind::lora_a, rank, tensor.cols);
+      for (size_t m = 0; m < tensor.members.size(); ++m)
+        if (int64_t rank = tensor.members[m].adapter_rank; rank != 0)
+          add(m, "lora_B.weight", TrainableKind::lora_b, tensor.members[m].rows, rank);
     }
     block.frozen_numel = aligned(block.frozen_numel);
     block.trainable_numel = aligned(block.trainable_numel);

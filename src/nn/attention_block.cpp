@@ -39,14 +39,12 @@ void AttentionBlock::project_backward(Ops& ops, const Linear& o, const LinearGra
 void AttentionBlock::attend_backward(Ops& ops, const BatchView& batch, const Weights& w, const Gradients& g,
                                      const Saved& saved, const Scratch& scratch, const Tensor& dx,
                                      bool want_dx) const {
-  int64_t rotated = (shape.heads + shape.kv_heads) * shape.head_dim;
   int64_t n = w.qkv.n();
   auto [q, k, v] = split_qkv(shape, saved.qkv);
   Tensor dqkv = scratch.dqkv.col_range(0, n);
   auto [dq, dk, dv] = split_qkv(shape, dqkv);
   ops.attention_backward(shape, batch.cu_seqlens, q, k, v, saved.attn.col_range(0, w.o.k()), saved.lse,
-                         scratch.dattn, dq, dk, dv);
-  ops.rope(dqkv.col_range(0, rotated), batch.positions, rope_table, Direction::backward);
+                         scratch.dattn, dq, dk, dv, {batch.positions, rope_table});
   w.qkv.fill_gradient_tail(ops, scratch.dqkv);
 
   if (g.qkv.wanted()) {

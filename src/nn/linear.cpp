@@ -1,6 +1,32 @@
 #include "llmft/nn/linear.hpp"
 
 namespace llmft {
+namespace {
+
+struct DownProjections {
+  int64_t col;  // first adapter column
+  Tensor da;
+};
+
+// Gradients of A that lie one after another, as those of neighbouring adapter columns, are one matrix.
+std::vector<DownProjections> joined_da(const std::vector<LinearGradients::Adapter>& adapters) {
+  std::vector<DownProjections> joined;
+  for (const auto& adapter : adapters) {
+    const Tensor& da = adapter.da;
+    if (!joined.empty()) {
+      auto& [col, before] = joined.back();
+      if (da.contiguous() && before.contiguous() && adapter.col == col + before.rows &&
+          da.data == static_cast<std::byte*>(before.data) + before.bytes()) {
+        before.rows += da.rows;
+        continue;
+      }
+    }
+    joined.push_back({adapter.col, da});
+  }
+  return joined;
+}
+
+}  // namespace
 
 void Linear::fill_input_tail(Ops& ops, const Tensor& x_ext) const {
   if (e_ != 0) ops.matmul(Layout::nt, x_ext.col_range(0, k()), a(), x_ext.col_range(k(), e_));
@@ -23,14 +49,12 @@ void accumulate_gradients(Ops& ops, const LinearGradients& gradients, const Tens
   if (gradients.dw)
     ops.matmul(Layout::tn, dy_ext.col_range(0, n), x_ext.col_range(0, k), gradients.dw, 1,
                gradients.dw_fresh ? 0.0f : 1.0f, gradients.dw);
-  for (const auto& adapter : gradients.adapters) {
-    int64_t rank = adapter.da.rows;
-    // the tail of dy_ext already carries s; that of x_ext does not
-    ops.matmul(Layout::tn, dy_ext.col_range(n + adapter.col, rank), x_ext.col_range(0, k), adapter.da, 1, 1,
-               adapter.da);
+  // the tail of dy_ext already carries s; that of x_ext does not
+  for (const auto& [col, da] : joined_da(gradients.adapters))
+    ops.matmul(Layout::tn, dy_ext.col_range(n + col, da.rows), x_ext.col_range(0, k), da, 1, 1, da);
+  for (const auto& adapter : gradients.adapters)
     ops.matmul(Layout::tn, dy_ext.col_range(adapter.row, adapter.db.rows),
-               x_ext.col_range(k + adapter.col, rank), adapter.db, gradients.scale, 1, adapter.db);
-  }
+               x_ext.col_range(k + adapter.col, adapter.da.rows), adapter.db, gradients.scale, 1, adapter.db);
 }
 
 }  // namespace llmft

@@ -123,15 +123,20 @@ inline void test_matmul(OpTest& t) {
     check_matmul(t, m, n, k);
 }
 
+inline Matrix angle_table(int64_t positions, int64_t dim) {
+  Matrix table(positions, dim);
+  for (int64_t p = 0; p < positions; ++p)
+    for (int64_t i = 0; i < dim / 2; ++i) {
+      double angle = static_cast<double>(p) * std::pow(500.0, -2.0 * static_cast<double>(i) / dim);
+      table(p, i) = rounded_to(DType::f32, std::cos(angle));
+      table(p, dim / 2 + i) = rounded_to(DType::f32, std::sin(angle));
+    }
+  return table;
+}
+
 inline void check_rope(OpTest& t, int64_t tokens, int64_t heads, int64_t dim) {
   for (Direction direction : {Direction::forward, Direction::backward}) {
-    Matrix x = t.normal(tokens, heads * dim), table(40, dim);
-    for (int64_t p = 0; p < table.rows; ++p)
-      for (int64_t i = 0; i < dim / 2; ++i) {
-        double angle = static_cast<double>(p) * std::pow(500.0, -2.0 * static_cast<double>(i) / dim);
-        table(p, i) = rounded_to(DType::f32, std::cos(angle));
-        table(p, dim / 2 + i) = rounded_to(DType::f32, std::sin(angle));
-      }
+    Matrix x = t.normal(tokens, heads * dim), table = angle_table(40, dim);
     auto positions = t.integers(tokens, table.rows);
     Tensor rotated = t.in_place(x);
     t.ops.rope(rotated, t.indices(positions), t.input_of(DType::f32, table), direction);
@@ -198,6 +203,22 @@ inline void test_attention_backward(OpTest& t) {
     t.expect("dq", dq, want.dq, allow);
     t.expect("dk", dk, want.dk, allow);
     t.expect("dv", dv, want.dv, allow);
+    if (p.shape.head_dim % 2 != 0) continue;
+
+    auto positions = t.integers(p.tokens(), 50);
+    Matrix table = angle_table(50, p.shape.head_dim);
+    Rotation rotation{t.indices(positions), t.input_of(DType::f32, table)};
+    Tensor dq_before = t.output(p.tokens(), p.q_width()), dk_before = t.output(p.tokens(), p.kv_width());
+    Tensor dv_again = t.output(p.tokens(), p.kv_width());
+    t.ops.attention_backward(p.shape, t.indices(p.cu_seqlens), t.input(q), t.input(k), t.input(v),
+                             t.input(out), t.input_of(DType::f32, lse), t.input(dout), dq_before, dk_before,
+                             dv_again, rotation);
+    allow.roundings += 1;
+    t.expect("dq before RoPE", dq_before, oracle::rope(want.dq, positions, table, Direction::backward),
+             allow);
+    t.expect("dk before RoPE", dk_before, oracle::rope(want.dk, positions, table, Direction::backward),
+             allow);
+    t.expect("dv again", dv_again, want.dv, allow);
   }
 }
 

@@ -32,6 +32,12 @@ enum class Layout {
 enum class MatmulMode { f32, tf32 };
 
 enum class Direction { forward, backward };
+
+// The rotary embedding that q and k went through; positions empty: none.
+struct Rotation {
+  Indices positions;  // [T]
+  Tensor table;       // as rope() takes it
+};
 enum class LossMode { loss_only, loss_and_gradient };
 
 struct AttentionShape {
@@ -82,10 +88,11 @@ class Ops {
   // by 1/sqrt(D).
   virtual void attention(const AttentionShape& shape, Indices cu_seqlens, const Tensor& q, const Tensor& k,
                          const Tensor& v, const Tensor& out, const Tensor& lse) = 0;
+  // With a rotation, dq and dk are the gradients of what q and k were before it.
   virtual void attention_backward(const AttentionShape& shape, Indices cu_seqlens, const Tensor& q,
                                   const Tensor& k, const Tensor& v, const Tensor& out, const Tensor& lse,
-                                  const Tensor& dout, const Tensor& dq, const Tensor& dk,
-                                  const Tensor& dv) = 0;
+                                  const Tensor& dout, const Tensor& dq, const Tensor& dk, const Tensor& dv,
+                                  const Rotation& rotation = {}) = 0;
 
   // h = silu(gate) * up. gate_up [T, 2F] = [gate | up], h [T, F].
   virtual void swiglu(const Tensor& gate_up, const Tensor& h) = 0;

@@ -113,7 +113,8 @@ void CpuOps::attention(const AttentionShape& shape, Indices cu_seqlens, const Te
 // dK = scale dS^T Q (Dao et al. 2022, appendix B). Heads of a group add to their dK, dV in ascending order.
 void CpuOps::attention_backward(const AttentionShape& shape, Indices cu_seqlens, const Tensor& q,
                                 const Tensor& k, const Tensor& v, const Tensor& out, const Tensor& lse,
-                                const Tensor& dout, const Tensor& dq, const Tensor& dk, const Tensor& dv) {
+                                const Tensor& dout, const Tensor& dq, const Tensor& dk, const Tensor& dv,
+                                const Rotation& rotation) {
   check_shapes(shape, cu_seqlens, q, k, v, out, lse);
   check_shapes(shape, cu_seqlens, dq, dk, dv, dout, lse);
   check(dq.dtype == q.dtype && dq.rows == q.rows, "attention_backward: gradients differ from inputs");
@@ -155,6 +156,9 @@ void CpuOps::attention_backward(const AttentionShape& shape, Indices cu_seqlens,
     store_matrix(dk32, dk);
     store_matrix(dv32, dv);
   }
+  if (!rotation.table) return;
+  rope(dq, rotation.positions, rotation.table, Direction::backward);
+  rope(dk, rotation.positions, rotation.table, Direction::backward);
 }
 
 }  // namespace llmft

@@ -69,12 +69,13 @@ class GpuAttention final : public AttentionEngine {
 
   void attention_backward(const AttentionShape& shape, Indices cu_seqlens, const Tensor& q, const Tensor& k,
                           const Tensor& v, const Tensor& out, const Tensor& lse, const Tensor& dout,
-                          const Tensor& dq, const Tensor& dk, const Tensor& dv) override {
+                          const Tensor& dq, const Tensor& dk, const Tensor& dv,
+                          const Rotation& rotation) override {
     check_shapes(shape, cu_seqlens, q, k, v, out, lse);
     check_shapes(shape, cu_seqlens, dq, dk, dv, dout, lse);
     check(dq.dtype == q.dtype, "attention_backward: gradients differ from inputs");
     if (q.rows == 0) return;
-    AttentionArguments a{shape, cu_seqlens, q, k, v, out, lse, dout, dq, dk, dv};
+    AttentionArguments a{shape, cu_seqlens, q, k, v, out, lse, dout, dq, dk, dv, rotation};
     if (order_ == AttentionOrder::fast && cudnn_.backward(a)) return;
     size_t bytes = own_attention_scratch(q.rows, shape.heads);
     if (delta_.bytes() < bytes) {
@@ -86,6 +87,10 @@ class GpuAttention final : public AttentionEngine {
     kernel(device_.stream(), sizes_of(a), matrix_of(q), matrix_of(k), matrix_of(v), matrix_of(out),
            matrix_of(lse), matrix_of(dout), matrix_of(dq), matrix_of(dk), matrix_of(dv),
            static_cast<float*>(delta_.data()));
+    for (const Tensor& x : {dq, dk})
+      if (rotation.table)
+        cuda::rope(device_.stream(), matrix_of(x), matrix_of(x), rotation.positions.data,
+                   matrix_of(rotation.table), -1);
     cuda_check(cudaGetLastError());
   }
 

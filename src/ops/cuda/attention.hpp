@@ -16,8 +16,8 @@ class AttentionEngine {
                          const Tensor& v, const Tensor& out, const Tensor& lse) = 0;
   virtual void attention_backward(const AttentionShape& shape, Indices cu_seqlens, const Tensor& q,
                                   const Tensor& k, const Tensor& v, const Tensor& out, const Tensor& lse,
-                                  const Tensor& dout, const Tensor& dq, const Tensor& dk,
-                                  const Tensor& dv) = 0;
+                                  const Tensor& dout, const Tensor& dq, const Tensor& dk, const Tensor& dv,
+                                  const Rotation& rotation) = 0;
 };
 
 // Device memory that this project's kernels keep for themselves beside their arguments, from their first

@@ -315,8 +315,13 @@ bool CudnnAttention::backward(const AttentionArguments& a) {
     tensors[g.id] = g.made.data;
   }
   run(a, *backward_plan, std::move(tensors));
-  for (const Gradient& g : gradients)
-    cuda::convert(device_.stream(), matrix_of(g.made), matrix_of(g.wanted), 1);
+  for (const Gradient& g : gradients) {
+    if (a.rotation.table && g.id != kDv)
+      cuda::rope(device_.stream(), matrix_of(g.made), matrix_of(g.wanted), a.rotation.positions.data,
+                 matrix_of(a.rotation.table), -1);
+    else
+      cuda::convert(device_.stream(), matrix_of(g.made), matrix_of(g.wanted), 1);
+  }
   cuda_check(cudaGetLastError());
   return true;
 }

@@ -19,6 +19,7 @@ struct AttentionArguments {
   Indices cu_seqlens;
   Tensor q, k, v, out, lse;
   Tensor dout, dq, dk, dv;  // of the backward
+  Rotation rotation;
 };
 
 class CudnnAttention {

@@ -40,8 +40,9 @@ void CudaOps::attention(const AttentionShape& shape, Indices cu_seqlens, const T
 
 void CudaOps::attention_backward(const AttentionShape& shape, Indices cu_seqlens, const Tensor& q,
                                  const Tensor& k, const Tensor& v, const Tensor& out, const Tensor& lse,
-                                 const Tensor& dout, const Tensor& dq, const Tensor& dk, const Tensor& dv) {
-  attention_->attention_backward(shape, cu_seqlens, q, k, v, out, lse, dout, dq, dk, dv);
+                                 const Tensor& dout, const Tensor& dq, const Tensor& dk, const Tensor& dv,
+                                 const Rotation& rotation) {
+  attention_->attention_backward(shape, cu_seqlens, q, k, v, out, lse, dout, dq, dk, dv, rotation);
 }
 
 }  // namespace llmft

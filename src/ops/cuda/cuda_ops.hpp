@@ -40,7 +40,8 @@ class CudaOps final : public Ops {
                  const Tensor& v, const Tensor& out, const Tensor& lse) override;
   void attention_backward(const AttentionShape& shape, Indices cu_seqlens, const Tensor& q, const Tensor& k,
                           const Tensor& v, const Tensor& out, const Tensor& lse, const Tensor& dout,
-                          const Tensor& dq, const Tensor& dk, const Tensor& dv) override;
+                          const Tensor& dq, const Tensor& dk, const Tensor& dv,
+                          const Rotation& rotation) override;
   void swiglu(const Tensor& gate_up, const Tensor& h) override;
   void swiglu_backward(const Tensor& dh, const Tensor& gate_up, const Tensor& h) override;
   void matmul_swiglu(const Tensor& x, const Tensor& w, const Tensor& gate_up, const Tensor& h) override;

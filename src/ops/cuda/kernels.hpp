@@ -39,8 +39,9 @@ size_t norm_dw_scratch(int64_t rows, int64_t width);
 void norm_dw(cudaStream_t stream, const Matrix& dy, const Matrix& x, const float* rstd, float* dw,
              void* scratch);
 
-// sign: 1 forward, -1 backward.
-void rope(cudaStream_t stream, const Matrix& x, const int32_t* positions, const Matrix& table, float sign);
+// sign: 1 forward, -1 backward. y may be x.
+void rope(cudaStream_t stream, const Matrix& x, const Matrix& y, const int32_t* positions,
+          const Matrix& table, float sign);
 
 void swiglu(cudaStream_t stream, const Matrix& gate_up, const Matrix& h);
 // h.data null: not wanted.

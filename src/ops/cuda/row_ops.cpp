@@ -74,7 +74,7 @@ void CudaOps::rope(const Tensor& x, Indices positions, const Tensor& table, Dire
   int64_t dim = table.cols;
   check(positions.size == x.rows && dim > 0 && dim % 2 == 0 && x.cols % dim == 0, "rope: shapes differ");
   check(table.dtype == DType::f32, "rope: the table is not f32");
-  cuda::rope(device_.stream(), matrix_of(x), positions.data, matrix_of(table),
+  cuda::rope(device_.stream(), matrix_of(x), matrix_of(x), positions.data, matrix_of(table),
              direction == Direction::forward ? 1.0f : -1.0f);
   cuda_check(cudaGetLastError());
 }
