@@ -191,14 +191,18 @@ __device__ void product_nt(uint32_t a, int first, uint32_t b, float (&sums)[Ms][
       read_fragments(a + L::moved(a_place, 2 * m, chunk + 2), x[m][1]);
     }
 #pragma unroll
-    for (int n = 0; n < N / 8; ++n) {
-      uint32_t y[4];
-      read_fragments(b + L::moved(b_place, n, chunk), y);
+    for (int n = 0; n < N / 8; n += 2) {
+      uint32_t y[2][4];
+      read_fragments(b + L::moved(b_place, n, chunk), y[0]);
+      read_fragments(b + L::moved(b_place, n + 1, chunk), y[1]);
+      // an mma waits for the one before on the same sums: others lie between
 #pragma unroll
-      for (int m = 0; m < Ms; ++m) {
-        multiply<S>(sums[m][n], x[m][0], y[0], y[1]);
-        multiply<S>(sums[m][n], x[m][1], y[2], y[3]);
-      }
+      for (int half = 0; half < 2; ++half)
+#pragma unroll
+        for (int i = 0; i < 2; ++i)
+#pragma unroll
+          for (int m = 0; m < Ms; ++m)
+            multiply<S>(sums[m][n + i], x[m][half], y[i][2 * half], y[i][2 * half + 1]);
     }
   }
 }
