@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <deque>
+#include <list>
 #include <mutex>
 #include <set>
 
@@ -84,6 +85,7 @@ class BatchEngine final : public Engine {
     if (!in_flight()) launch();
     if (in_flight()) collect(events);
     if (ahead) launch();
+    speak(events);
     std::lock_guard lock(mutex_);
     stats_.running = static_cast<int64_t>(running_.size());
     stats_.busy_seconds += time.seconds();
@@ -128,7 +130,8 @@ class BatchEngine final : public Engine {
   void launch_prefill();
   void launch_decode();
   void collect(std::vector<GenerationEvent>& events);
-  void give(Running& r, int32_t token, std::vector<GenerationEvent>& events);
+  GenerationEvent give(Running& r, int32_t token);
+  void speak(std::vector<GenerationEvent>& events);
   SampleRow draw_of(const Running& r) const;
   bool in_flight() const { return !order_.empty(); }
 
@@ -142,8 +145,16 @@ class BatchEngine final : public Engine {
   std::set<int32_t> end_tokens_;
 
   // only step() touches these
-  std::deque<Running> running_;  // in order of admission
-  std::vector<uint64_t> order_;  // requests whose tokens are being drawn, as collect() gives them
+  using Place = std::list<Running>::iterator;
+  // A token whose text can wait until the next step is launched: nothing depends on it.
+  struct Unspoken {
+    size_t event;
+    Place request;
+  };
+  std::list<Running> running_;   // in order of admission
+  std::list<Running> finished_;  // until their last text is out
+  std::vector<Place> order_;     // requests whose tokens are being drawn, as collect() gives them
+  std::vector<Unspoken> unspoken_;
 
   mutable std::mutex mutex_;  // of what follows
   std::deque<Waiting> waiting_;
@@ -248,7 +259,8 @@ void BatchEngine::launch() {
 void BatchEngine::launch_decode() {
   std::vector<StepRow> rows;
   std::vector<SampleRow> draws;
-  for (Running& r : running_) {
+  for (Place place = running_.begin(); place != running_.end(); ++place) {
+    Running& r = *place;
     if (r.reading()) continue;
     rows.push_back({r.answer.back(), static_cast<int32_t>(r.computed), static_cast<int32_t>(r.slot),
                     r.request.weights == AnswerWeights::adapted ? 1 : 0});
@@ -256,7 +268,7 @@ void BatchEngine::launch_decode() {
     slots_.cached(r.slot, {&r.answer.back(), 1});
     ++r.computed;
     r.in_flight = true;
-    order_.push_back(r.id);
+    order_.push_back(place);
   }
   if (!rows.empty()) runner_.decode(rows, draws);
 }
@@ -265,7 +277,8 @@ void BatchEngine::launch_prefill() {
   std::vector<StepRow> rows;
   std::vector<int32_t> sampled;
   std::vector<SampleRow> draws;
-  for (Running& r : running_) {
+  for (Place place = running_.begin(); place != running_.end(); ++place) {
+    Running& r = *place;
     int64_t room = prefill_tokens_ - static_cast<int64_t>(rows.size());
     if (!r.reading() || room == 0) continue;
     int64_t count = std::min(room, r.prompt_size() - r.computed);
@@ -279,32 +292,31 @@ void BatchEngine::launch_prefill() {
     sampled.push_back(static_cast<int32_t>(rows.size()) - 1);
     draws.push_back(draw_of(r));
     r.in_flight = true;
-    order_.push_back(r.id);
+    order_.push_back(place);
   }
   if (!rows.empty()) runner_.prefill(rows, sampled, draws);
 }
 
-// One token for a request: text, and whether it ends.
-void BatchEngine::give(Running& r, int32_t token, std::vector<GenerationEvent>& events) {
+// One token for a request: whether it ends, and its text where that decides it.
+GenerationEvent BatchEngine::give(Running& r, int32_t token) {
   r.in_flight = false;
   GenerationEvent event{.request = r.id};
   if (r.cancelled) {
     event.finish = FinishReason::cancelled;
-  } else if (end_tokens_.contains(token)) {
-    event.text = r.text.finish();
-    event.finish = FinishReason::stop;
-  } else {
-    r.answer.push_back(token);
-    event.tokens.push_back(token);
-    event.text = r.text.push(static_cast<TokenId>(token));
-    if (r.text.stopped()) {
-      event.finish = FinishReason::stop;
-    } else if (static_cast<int64_t>(r.answer.size()) >= r.most(max_context())) {
-      event.text += r.text.finish();
-      event.finish = r.text.stopped() ? FinishReason::stop : FinishReason::length;
-    }
+    return event;
   }
-  events.push_back(std::move(event));
+  if (end_tokens_.contains(token)) {
+    event.finish = FinishReason::stop;
+    return event;
+  }
+  r.answer.push_back(token);
+  event.tokens.push_back(token);
+  if (r.text.has_stops()) event.text = r.text.push(static_cast<TokenId>(token));
+  if (r.text.stopped())
+    event.finish = FinishReason::stop;
+  else if (static_cast<int64_t>(r.answer.size()) >= r.most(max_context()))
+    event.finish = FinishReason::length;
+  return event;
 }
 
 void BatchEngine::collect(std::vector<GenerationEvent>& events) {
@@ -312,17 +324,32 @@ void BatchEngine::collect(std::vector<GenerationEvent>& events) {
   check(tokens.size() == order_.size(), "tokens and requests differ in number");
   int64_t generated = 0;
   for (size_t i = 0; i < tokens.size(); ++i) {
-    auto r = std::find_if(running_.begin(), running_.end(), [&](auto& x) { return x.id == order_[i]; });
-    check(r != running_.end(), "a token for a request that is not there");
-    give(*r, tokens[i], events);
+    Place place = order_[i];
+    events.push_back(give(*place, tokens[i]));
+    unspoken_.push_back({events.size() - 1, place});
     generated += static_cast<int64_t>(events.back().tokens.size());
     if (events.back().finish == FinishReason::running) continue;
-    slots_.release(r->slot);
-    running_.erase(r);
+    slots_.release(place->slot);
+    finished_.splice(finished_.end(), running_, place);
   }
   order_.clear();
   std::lock_guard lock(mutex_);
   stats_.generated_tokens += generated;
+}
+
+void BatchEngine::speak(std::vector<GenerationEvent>& events) {
+  for (const Unspoken& u : unspoken_) {
+    GenerationEvent& event = events[u.event];
+    TextStream& text = u.request->text;
+    if (event.finish == FinishReason::cancelled) continue;
+    if (!text.has_stops())
+      for (int32_t token : event.tokens) event.text += text.push(static_cast<TokenId>(token));
+    if (event.finish == FinishReason::running) continue;
+    event.text += text.finish();
+    if (text.stopped()) event.finish = FinishReason::stop;
+  }
+  unspoken_.clear();
+  finished_.clear();
 }
 
 std::unique_ptr<Engine> checked(std::unique_ptr<LoadedModel> owned, LoadedModel& model,

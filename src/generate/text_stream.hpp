@@ -21,6 +21,7 @@ class TextStream {
   // What was held back, at the answer's end.
   std::string finish();
   bool stopped() const { return stopped_; }
+  bool has_stops() const { return !stops_.empty(); }
 
  private:
   std::string bytes_of(TokenId token);

@@ -154,7 +154,9 @@ void launch(cudaStream_t stream, const Arguments& a, int multiprocessors) {
     cudaFuncSetAttribute(skinny_kernel<S, Y, N, M>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                          static_cast<int>(bytes));
   int64_t needed = (a.n + kWarps - 1) / kWarps;
-  int64_t most = int64_t{multiprocessors} * (M == 1 ? 3 : 2);  // resident at once
+  int resident = 0;  // more blocks than run at once would be a second wave, mostly empty
+  cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, skinny_kernel<S, Y, N, M>, kThreads, bytes);
+  int64_t most = int64_t{multiprocessors} * (resident > 0 ? resident : 1);
   auto blocks = static_cast<unsigned>(needed < most ? needed : most);
   skinny_kernel<S, Y, N, M><<<blocks, kThreads, bytes, stream>>>(a);
 }
