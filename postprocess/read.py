@@ -23,7 +23,7 @@ BENCHMARK_COLUMNS = (
 ).split(",")
 STEP_COLUMNS = (
     "step,epoch,loss,lr,grad_norm,tokens_per_s,supervised_tokens_per_s,tokens,supervised_tokens,step_time_s,"
-    "data_wait_s,loss_scale,skipped,mfu,valid_loss"
+    "data_wait_s,imbalance,loss_scale,skipped,mfu,valid_loss"
 ).split(",")
 
 _TEXT = {"time_utc", "run", "host", "device", "version", "command", "config_hash", "precision", "strategy", "mode"}

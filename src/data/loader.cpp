@@ -146,6 +146,19 @@ uint64_t Loader::loss_tokens(uint64_t epoch, uint64_t index) const {
   return sum;
 }
 
+PackShape Loader::shape(uint64_t epoch, uint64_t index) const {
+  std::shared_ptr<const Plan> plan = plan_of(epoch);
+  check(index + 1 < plan->starts.size(), "no such pack in this epoch");
+  PackShape shape;
+  for (uint32_t i = plan->starts[index]; i < plan->starts[index + 1]; ++i) {
+    auto length = static_cast<int64_t>(shards_.length(plan->samples[i]));
+    shape.tokens += length;
+    shape.loss_tokens += static_cast<int64_t>(shards_.loss_tokens(plan->samples[i]));
+    shape.sum_squared_lengths += static_cast<double>(length * length);
+  }
+  return shape;
+}
+
 Pack Loader::pack(uint64_t epoch, uint64_t index) const {
   std::shared_ptr<const Plan> plan = plan_of(epoch);
   check(index + 1 < plan->starts.size(), "no such pack in this epoch");

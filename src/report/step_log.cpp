@@ -26,6 +26,7 @@ std::vector<CsvColumn> columns(const StepRow& row) {
           {"supervised_tokens", std::to_string(row.supervised_tokens)},
           {"step_time_s", number(row.step_time_s)},
           {"data_wait_s", number(row.data_wait_s)},
+          {"imbalance", number(row.imbalance)},
           {"loss_scale", csv_number(row.loss_scale)},
           {"skipped", row.skipped ? "1" : "0"},
           {"mfu", csv_number(row.mfu)},

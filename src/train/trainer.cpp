@@ -128,7 +128,9 @@ class Trainer {
         tensors_(config_, adapter_of(options), extension_multiple(*device_)),
         shards_(options.data, expectation_of(options, config_)),
         loader_(shards_, {options.pack_tokens, static_cast<uint64_t>(options.seed), LoadOrder::shuffled}),
-        batches_(loader_, options.batch_packs, process.rank(), process.size()),
+        batches_(loader_, options.batch_packs, pack_cost(tensors_),
+                 options.deterministic ? PackOrder::by_cost : PackOrder::balanced, process.rank(),
+                 process.size()),
         folder_(process, options, config_yaml) {
     {
       auto timed = folder_.phase("load");
@@ -384,9 +386,11 @@ void Trainer::complete_step() {
 
   row_ = {};
   row_.step = state_.step;
-  row_.epoch = static_cast<double>(s.packs.back().epoch) +
-               static_cast<double>(s.packs.back().index + 1) /
-                   static_cast<double>(loader_.packs_in_epoch(s.packs.back().epoch));
+  PackPosition last = *std::max_element(s.packs.begin(), s.packs.end(), [](const auto& a, const auto& b) {
+    return std::pair(a.epoch, a.index) < std::pair(b.epoch, b.index);
+  });
+  row_.epoch = static_cast<double>(last.epoch) +
+               static_cast<double>(last.index + 1) / static_cast<double>(loader_.packs_in_epoch(last.epoch));
   row_.loss = loss;
   row_.lr = s.lr;
   row_.grad_norm = update.norm;
@@ -396,6 +400,7 @@ void Trainer::complete_step() {
   row_.supervised_tokens_per_s = static_cast<double>(s.scored) / seconds;
   row_.step_time_s = seconds;
   row_.data_wait_s = s.data_wait;
+  row_.imbalance = batches_.imbalance(s.packs);
   if (recipe_.loss_scaling) row_.loss_scale = scale_used;
   row_.skipped = !applied;
   if (o_.peak_tflops > 0)

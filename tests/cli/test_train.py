@@ -277,7 +277,7 @@ def test_tables_of_a_run(train_once, train_args):
     run = train_once("--deterministic", "--precision", "fp32", "--adapter-rank", 4, "--strategy", "fsdp", ranks=2)
     header = (run.path / "steps.csv").read_text().split("\n")[0]
     assert header.split(",") == ["step", "epoch", "loss", "lr", "grad_norm", "tokens_per_s", "supervised_tokens_per_s",
-                                 "tokens", "supervised_tokens", "step_time_s", "data_wait_s", "loss_scale", "skipped",
+                                 "tokens", "supervised_tokens", "step_time_s", "data_wait_s", "imbalance", "loss_scale", "skipped",
                                  "mfu", "valid_loss"]
     rows = run.rows()
     assert [row["step"] for row in rows] == ["1", "2", "3", "4"]

@@ -25,7 +25,7 @@ namespace {
 
 const std::string kStepHeader =
     "step,epoch,loss,lr,grad_norm,tokens_per_s,supervised_tokens_per_s,tokens,supervised_tokens,step_time_s,"
-    "data_wait_s,loss_scale,skipped,mfu,valid_loss\n";
+    "data_wait_s,imbalance,loss_scale,skipped,mfu,valid_loss\n";
 
 struct Folder {
   fs::path path = fs::temp_directory_path() / ("llmft_report." + std::to_string(::getpid()));
@@ -89,7 +89,7 @@ TEST_CASE("steps.csv: the columns of the contract, each row in the file when app
   row.step_time_s = 2;
   row.data_wait_s = 0;
   log.append(row);
-  std::string first = "1,0.5,0.30000000000000004,2e-04,inf,1000,300.5,2048,600,2,0,,0,,\n";
+  std::string first = "1,0.5,0.30000000000000004,2e-04,inf,1000,300.5,2048,600,2,0,0,,0,,\n";
   CHECK(read_file(folder / "steps.csv") == kStepHeader + first);
   row.step = 2;
   row.loss_scale = 65536;
@@ -99,7 +99,7 @@ TEST_CASE("steps.csv: the columns of the contract, each row in the file when app
   row.grad_norm = 3;
   log.append(row);
   CHECK(read_file(folder / "steps.csv") ==
-        kStepHeader + first + "2,0.5,0.30000000000000004,2e-04,3,1000,300.5,2048,600,2,0,65536,1,0.4,1.25\n");
+        kStepHeader + first + "2,0.5,0.30000000000000004,2e-04,3,1000,300.5,2048,600,2,0,0,65536,1,0.4,1.25\n");
   CHECK(log.first_loss() == 0.1 + 0.2);
   CHECK(parse_double("0.30000000000000004") == 0.1 + 0.2);
 }

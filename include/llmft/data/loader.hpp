@@ -28,6 +28,13 @@ struct Pack {
   std::vector<uint64_t> rows;      // [samples], source rows
 };
 
+// What a pack will cost to compute, known without reading it.
+struct PackShape {
+  int64_t tokens = 0;
+  int64_t loss_tokens = 0;
+  double sum_squared_lengths = 0;  // of its samples
+};
+
 enum class LoadOrder { shuffled, sequential };
 
 struct LoaderOptions {
@@ -49,6 +56,8 @@ class Loader {
   Pack pack(uint64_t epoch, uint64_t index) const;
   // Supervised tokens of a pack, without reading it: the global count of a step costs nothing.
   uint64_t loss_tokens(uint64_t epoch, uint64_t index) const;
+
+  PackShape shape(uint64_t epoch, uint64_t index) const;
 
   uint64_t samples() const { return usable_.size(); }  // per epoch
   uint64_t too_long() const { return too_long_; }

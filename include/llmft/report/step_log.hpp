@@ -20,7 +20,8 @@ struct StepRow {
   int64_t tokens = 0;  // of this step, all ranks
   int64_t supervised_tokens = 0;
   double step_time_s = 0;
-  double data_wait_s = 0;            // part of step_time_s spent waiting for data
+  double data_wait_s = 0;  // part of step_time_s spent waiting for data
+  double imbalance = 0;    // cost of the packs of the rank with the most to do over the mean, less 1
   std::optional<double> loss_scale;  // fp16 only
   bool skipped = false;              // gradients overflowed: no update
   std::optional<double> mfu;         // 0..1, where the device's peak is known
