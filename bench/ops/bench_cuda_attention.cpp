@@ -154,7 +154,8 @@ int register_all() {
     }
   for (int type = 0; type < 2; ++type)
     for (int pack = 0; pack < 3; pack += 2)
-      for (const char* tiles : {"100", "200", "300", "010", "020", "030", "001", "002", "003"}) {
+      for (const char* tiles :
+           {"100", "200", "300", "400", "010", "020", "030", "040", "001", "002", "003", "004"}) {
         Direction direction = tiles[0] == '0' ? Direction::backward : Direction::forward;
         Setting setting = settings[type == 0 ? 1 : 2];
         setting.tiles = tiles;

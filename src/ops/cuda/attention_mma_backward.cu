@@ -81,11 +81,11 @@ __global__ void __launch_bounds__(kThreads, Choice::kBlocks)
   for (int step = 0; step < steps; ++step) {
     copies_end();
     if (step == 0) {
-      round_tile<S, D, Tiles::kOwned>(queries);
-      round_tile<S, D, Tiles::kOwned>(douts);
+      round_tile<S, D, Tiles::kOwned, Choice::kHow>(queries);
+      round_tile<S, D, Tiles::kOwned, Choice::kHow>(douts);
     }
-    round_tile<S, D, N>(keys + (step & 1) * Tiles::kStepBytes);
-    round_tile<S, D, N>(values + (step & 1) * Tiles::kStepBytes);
+    round_tile<S, D, N, Choice::kHow>(keys + (step & 1) * Tiles::kStepBytes);
+    round_tile<S, D, N, Choice::kHow>(values + (step & 1) * Tiles::kStepBytes);
     __syncthreads();
     if (step + 1 < steps) copy_keys(step + 1);
     int first_key = step * N, first_query = begin + warp_first;
@@ -94,8 +94,8 @@ __global__ void __launch_bounds__(kThreads, Choice::kBlocks)
     uint32_t step_values = values + (step & 1) * Tiles::kStepBytes;
 
     float p[Ms][N / 8][4] = {}, ds[Ms][N / 8][4] = {};
-    product_nt<S, D, Ms, N>(queries, warp_first, step_keys, p);
-    product_nt<S, D, Ms, N>(douts, warp_first, step_values, ds);
+    product_nt<S, D, Ms, N, Choice::kHow>(queries, warp_first, step_keys, p);
+    product_nt<S, D, Ms, N, Choice::kHow>(douts, warp_first, step_values, ds);
     bool whole = first_key + N - 1 <= first_query;
 #pragma unroll
     for (int m = 0; m < Ms; ++m)
@@ -107,7 +107,7 @@ __global__ void __launch_bounds__(kThreads, Choice::kBlocks)
           float value = seen ? exp2_fast(fmaf(p[m][n][e], factor, -shift[m][e / 2])) : 0.0f;
           ds[m][n][e] = value * (ds[m][n][e] - deltas[m][e / 2]);
         }
-    product_nn<S, D, Ms, N, Values::any>(ds, step_keys, sums);
+    product_nn<S, D, Ms, N, Choice::kHow, Values::any>(ds, step_keys, sums);
   }
   float factors[Ms][2];
 #pragma unroll
@@ -162,11 +162,11 @@ __global__ void __launch_bounds__(kThreads, Choice::kBlocks)
   for (int step = 0; step < steps; ++step) {
     copies_end();
     if (step == 0) {
-      round_tile<S, D, Tiles::kOwned>(keys);
-      round_tile<S, D, Tiles::kOwned>(values);
+      round_tile<S, D, Tiles::kOwned, Choice::kHow>(keys);
+      round_tile<S, D, Tiles::kOwned, Choice::kHow>(values);
     }
-    round_tile<S, D, N>(queries + (step & 1) * Tiles::kStepBytes);
-    round_tile<S, D, N>(douts + (step & 1) * Tiles::kStepBytes);
+    round_tile<S, D, N, Choice::kHow>(queries + (step & 1) * Tiles::kStepBytes);
+    round_tile<S, D, N, Choice::kHow>(douts + (step & 1) * Tiles::kStepBytes);
     __syncthreads();
     if (step + 1 < steps) copy_queries(step + 1);
     int first_query = begin + step % per_head * N, first_key = begin + warp_first;
@@ -177,7 +177,7 @@ __global__ void __launch_bounds__(kThreads, Choice::kBlocks)
     bool whole = first_query >= first_key + 16 * Ms - 1;
 
     float p[Ms][N / 8][4] = {}, ds[Ms][N / 8][4] = {};
-    product_nt<S, D, Ms, N>(keys, warp_first, step_queries, p);
+    product_nt<S, D, Ms, N, Choice::kHow>(keys, warp_first, step_queries, p);
 #pragma unroll
     for (int n = 0; n < N / 8; ++n) {
       float2 pair = read_pair(lses + terms + 8 * n * static_cast<int>(sizeof(float)));
@@ -190,8 +190,8 @@ __global__ void __launch_bounds__(kThreads, Choice::kBlocks)
           p[m][n][e] = seen ? exp2_fast(fmaf(p[m][n][e], factor, -shift[e % 2])) : 0.0f;
         }
     }
-    product_nn<S, D, Ms, N, Values::probabilities>(p, step_douts, dv_sums);
-    product_nt<S, D, Ms, N>(values, warp_first, step_douts, ds);
+    product_nn<S, D, Ms, N, Choice::kHow, Values::probabilities>(p, step_douts, dv_sums);
+    product_nt<S, D, Ms, N, Choice::kHow>(values, warp_first, step_douts, ds);
 #pragma unroll
     for (int n = 0; n < N / 8; ++n) {
       float2 pair = read_pair(deltas + terms + 8 * n * static_cast<int>(sizeof(float)));
@@ -200,7 +200,7 @@ __global__ void __launch_bounds__(kThreads, Choice::kBlocks)
 #pragma unroll
         for (int e = 0; e < 4; ++e) ds[m][n][e] = p[m][n][e] * (ds[m][n][e] - (e % 2 == 0 ? pair.x : pair.y));
     }
-    product_nn<S, D, Ms, N, Values::any>(ds, step_queries, dk_sums);
+    product_nn<S, D, Ms, N, Choice::kHow, Values::any>(ds, step_queries, dk_sums);
   }
   float factors[Ms][2];
 #pragma unroll
@@ -255,6 +255,8 @@ void tensor_attention_backward(cudaStream_t stream, const AttentionSizes& sizes,
           launch_keys(mma::TileChoice<1, 64, 2>{});
         else if (wanted == 3)
           launch_keys(mma::TileChoice<1, 32, 3>{});
+        else if (wanted == 4)
+          launch_keys(mma::TileChoice<2, 32, 2, mma::Rounding::in_use>{});
         else
           launch_keys(mma::TileChoice<2, 32, 2>{});
         wanted = mma::tiles_wanted(1);
@@ -264,6 +266,8 @@ void tensor_attention_backward(cudaStream_t stream, const AttentionSizes& sizes,
           launch_queries(mma::TileChoice<1, 64, 2>{});
         else if (wanted == 3)
           launch_queries(mma::TileChoice<1, 32, 3>{});
+        else if (wanted == 4)
+          launch_queries(mma::TileChoice<2, 32, 2, mma::Rounding::in_use>{});
         else
           launch_queries(mma::TileChoice<2, 32, 2>{});
       }
