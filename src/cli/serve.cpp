@@ -56,12 +56,12 @@ int run_serve(std::span<const std::string> args) {
                                    model_names(answering_options.model, answering_options.adapter), options);
   std::string shown = options.host == "0.0.0.0" || options.host == "::" ? "localhost" : options.host;
   if (shown.find(':') != std::string::npos) shown = "[" + shown + "]";
-  log::info("serve: http://{}:{}  (chat page; API under /v1; Ctrl-C ends)", shown, service->port());
   if (is_open_to_others(options.host) && options.api_key.empty())
     log::warn(
         "--host {}: everyone who reaches this machine can use the model; --api-key or LLMFT_API_KEY asks for "
         "a key",
         options.host);
+  log::info("serve: http://{}:{}  (chat page; API under /v1; Ctrl-C ends)", shown, service->port());
   service->run();
   log::info("serve: ended");
   return kExitOk;

@@ -311,6 +311,9 @@ def test_dark_light_and_phone(open_page):
     assert brightness(page) > 700
     page.js("localStorage.clear()")
 
+    narrow = open_page(width=360, height=740, phone=True, dark=True)
+    assert narrow.js("Math.max(document.documentElement.scrollWidth, document.querySelector('header').scrollWidth)") <= 360
+    picture(narrow, "narrow_dark")
     phone = open_page(width=390, height=844, phone=True)
     picture(phone, "phone_welcome")
     phone.click(".mode[data-mode=both]")
@@ -324,6 +327,7 @@ def test_dark_light_and_phone(open_page):
     picture(phone, "phone_sidebar")
     phone.press("Escape")
     phone.click("#open-settings")
+    assert phone.js("document.activeElement.id") == "close-settings"  # no keyboard over the page
     picture(phone, "phone_settings")
     phone.click("#close-settings")
 

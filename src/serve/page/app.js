@@ -31,6 +31,11 @@ function action(label, title, run) {
   return button;
 }
 
+// Not where it would bring up a keyboard over half of the page.
+function focusInput() {
+  if (!matchMedia("(pointer: coarse)").matches) input.focus();
+}
+
 function say(text) {
   $("status").textContent = text;
 }
@@ -162,7 +167,7 @@ function showList() {
       closeSidebar();
       showList();
       showConversation();
-      input.focus();
+      focusInput();
     });
     const remove = make("button", "icon remove", "×", { type: "button", "aria-label": "Delete " + (conversation.title || "this conversation"), title: "Delete" });
     remove.addEventListener("click", () => {
@@ -344,7 +349,8 @@ function openSidebar() {
 function openSettings(field) {
   $("settings").hidden = false;
   $("open-settings").setAttribute("aria-expanded", "true");
-  settings.focus(field || "system");
+  if (!field && matchMedia("(pointer: coarse)").matches) $("close-settings").focus();
+  else settings.focus(field || "system");
 }
 
 function closeSettings() {
@@ -358,7 +364,7 @@ function newChat() {
   closeSidebar();
   showList();
   showConversation();
-  input.focus();
+  focusInput();
 }
 
 function switchTheme() {
@@ -468,7 +474,7 @@ async function connect() {
   }
   showModes();
   showConversation();
-  input.focus();
+  focusInput();
 }
 
 settings.onKey = connect;
