@@ -1,5 +1,6 @@
 #include "llmft/comm/gpu_choice.hpp"
 
+#include <algorithm>
 #include <cstdlib>
 #include <map>
 
@@ -28,12 +29,11 @@ std::string gpu_conflict(std::span<const RankGpu> ranks) {
   return "";
 }
 
-int gpu_of_rank(const Process& process) {
+GpuChoice choose_gpu(const Process& process) {
   std::vector<GpuInfo> gpus = list_gpus();
-  size_t chosen = gpus.empty() ? 0 : static_cast<size_t>(process.local_rank()) % gpus.size();
-  if (process.size() == 1) return static_cast<int>(chosen);  // where there is none, the device says why
-  std::string mine =
-      fmt::format("{}\n{}\n{}", process.host(), gpus.empty() ? "" : gpus[chosen].uuid, gpus.size());
+  int chosen = gpus.empty() ? -1 : process.local_rank() % static_cast<int>(gpus.size());
+  std::string mine = fmt::format("{}\n{}\n{}", process.host(),
+                                 chosen < 0 ? "" : gpus[static_cast<size_t>(chosen)].uuid, gpus.size());
   std::vector<RankGpu> ranks;
   bool none = true;
   for (const std::string& text : process.all_gather(mine)) {
@@ -41,10 +41,13 @@ int gpu_of_rank(const Process& process) {
     ranks.push_back({fields.at(0), fields.at(1), std::atoi(fields.at(2).c_str())});
     none = none && ranks.back().uuid.empty();
   }
-  if (none) return 0;
-  std::string conflict = gpu_conflict(ranks);
-  if (!conflict.empty()) user_error("--device cuda: {}", conflict);
-  return static_cast<int>(chosen);
+  return {chosen, none ? "" : gpu_conflict(ranks)};
+}
+
+int gpu_of_rank(const Process& process) {
+  GpuChoice choice = choose_gpu(process);
+  if (!choice.conflict.empty()) user_error("--device cuda: {}", choice.conflict);
+  return std::max(0, choice.ordinal);  // where there is none at all, the device says why
 }
 
 }  // namespace llmft

@@ -173,10 +173,10 @@ class ShardedStore final : public ParamStore {
     Held& h = held(block);
     std::vector<float> out(static_cast<size_t>(h.trained_map.numel));
     if (out.empty()) return out;
-    Buffer whole = pool_.take(whole_gradient_bytes(h));
+    Buffer whole = pool_.take(whole_gradient_bytes(h), h.kind);  // between tensors masters are zero too
     shards_.all_gather(flat(h.master), flat(whole));
     c_.ops.device().copy_to_host(out.data(), whole.data(), out.size() * sizeof(float));
-    pool_.give(std::move(whole));
+    pool_.give(std::move(whole), h.kind);
     return out;
   }
 

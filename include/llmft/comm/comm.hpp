@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 
 #include "llmft/comm/process.hpp"
 #include "llmft/tensor/tensor.hpp"
@@ -66,5 +67,8 @@ std::unique_ptr<Comm> make_comm(const Process& process, Device& device);
 std::unique_ptr<Comm> make_host_comm(const Process& process);
 std::unique_ptr<Comm> make_self_comm();
 std::unique_ptr<Comm> make_self_comm(Device& device);
+
+// "2.28.9", or why several ranks cannot use GPUs in this process.
+std::string nccl_version();
 
 }  // namespace llmft

@@ -320,4 +320,14 @@ std::unique_ptr<Comm> make_comm(const Process& process, Device& device) {
   return std::make_unique<NcclComm>(std::make_shared<Line>(*cuda), ranks);
 }
 
+std::string nccl_version() {
+  try {
+    int version = 0;
+    nccl().GetVersion(&version);
+    return fmt::format("{}.{}.{}", version / 10000, version / 100 % 100, version % 100);
+  } catch (const UserError& e) {
+    return e.what();
+  }
+}
+
 }  // namespace llmft

@@ -9,4 +9,8 @@ std::unique_ptr<Comm> make_comm(const Process& process, Device& device) {
   return make_host_comm(process);
 }
 
+std::string nccl_version() {
+  return "not built in";
+}
+
 }  // namespace llmft
