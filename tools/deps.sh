@@ -7,7 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 packages=(
   build-essential cmake ninja-build ccache pkg-config git python3 python3-venv ca-certificates
   libopenmpi-dev openmpi-bin libhdf5-dev libsentencepiece-dev libyaml-cpp-dev libfmt-dev nlohmann-json3-dev
-  libopenblas-dev libxxhash-dev zlib1g-dev libzstd-dev libpcre2-dev libboost-dev
+  libopenblas-dev libxxhash-dev rapidjson-dev zlib1g-dev libzstd-dev libpcre2-dev libboost-dev
   doctest-dev libbenchmark-dev clang-format clang-tidy shellcheck
   slurmctld slurmd slurm-client munge libpmix2
 )

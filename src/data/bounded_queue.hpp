@@ -7,6 +7,7 @@
 #include <deque>
 #include <mutex>
 #include <optional>
+#include <vector>
 
 namespace llmft {
 
@@ -68,6 +69,30 @@ class BoundedQueue {
   std::deque<T> values_;
   bool closed_ = false;
   bool stopped_ = false;
+};
+
+// Buffers on their way back to who fills them: fresh memory for each batch would cost a page fault every 4
+// KB.
+template <class T>
+class SpareList {
+ public:
+  void put(T value) {
+    std::lock_guard lock(mutex_);
+    if (values_.size() < kMost) values_.push_back(std::move(value));
+  }
+  // One that was put, with what was in it, or a new one.
+  T take() {
+    std::lock_guard lock(mutex_);
+    if (values_.empty()) return T();
+    T value = std::move(values_.back());
+    values_.pop_back();
+    return value;
+  }
+
+ private:
+  static constexpr size_t kMost = 16;
+  std::mutex mutex_;
+  std::vector<T> values_;
 };
 
 }  // namespace llmft

@@ -175,16 +175,16 @@ size_t ChatTemplate::append_response(std::string_view prompt, std::string_view r
     tokenizer_.encode(prompt, prompt_ids_);
   }
   joined_text_.assign(prompt).append(response);
-  joined_ids_.clear();
-  tokenizer_.encode(joined_text_, joined_ids_);
-  bool splits = joined_ids_.size() > prompt_ids_.size() &&
-                std::equal(prompt_ids_.begin(), prompt_ids_.end(), joined_ids_.begin());
-  if (splits) {
-    tokens.insert(tokens.end(), joined_ids_.begin(), joined_ids_.end());
-  } else {
+  size_t begin = tokens.size();
+  tokenizer_.encode(joined_text_, tokens);
+  auto joined = std::span(tokens).subspan(begin);
+  bool splits = joined.size() > prompt_ids_.size() &&
+                std::equal(prompt_ids_.begin(), prompt_ids_.end(), joined.begin());
+  if (!splits) {
     // A token would span prompt and response (none does in Llama 3's vocabulary, where a response that does
     // not start with a blank starts a word). The prompt must be what the model is given later, so it is kept
     // whole.
+    tokens.resize(begin);
     tokens.insert(tokens.end(), prompt_ids_.begin(), prompt_ids_.end());
     tokenizer_.encode(response, tokens);
   }

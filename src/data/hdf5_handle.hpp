@@ -1,7 +1,7 @@
-// HDF5 handles that close themselves, and errors with the library's own reason. Used by shard_file's two
-// sources only.
+// HDF5 handles that close themselves, errors with the library's own reason, and what shard files are made of.
 #pragma once
 
+#include <filesystem>
 #include <string>
 #include <utility>
 
@@ -45,6 +45,42 @@ class Handle {
  private:
   hid_t id_ = -1;
   Close close_ = nullptr;
+};
+
+// Not valid where it cannot be opened. Takes no lock.
+Handle open_for_reading(const std::filesystem::path& path);
+
+// An HDF5 file to which one-dimensional datasets are written, under a temporary name. Every chunk carries a
+// Fletcher32. The bytes are a function of the calls alone: no times, fixed bounds of the format. UserError,
+// naming the final path, when something cannot be written; the temporary file is removed unless committed.
+class NewFile {
+ public:
+  explicit NewFile(std::filesystem::path path);
+  ~NewFile();
+  NewFile(const NewFile&) = delete;
+  NewFile& operator=(const NewFile&) = delete;
+
+  Handle create_dataset(const char* name, hid_t file_type, hsize_t chunk);
+  void append(Handle& set, hid_t memory_type, hsize_t at, hsize_t count, const void* data);
+  // Grows the set to size elements of which whole chunks are then written as they are, sum included.
+  void grow(Handle& set, hsize_t size);
+  void write_chunk(Handle& set, hsize_t at, const void* chunk_and_sum, size_t bytes);
+  void finish(Handle& set);  // no more of it
+  void attribute(const char* name, uint64_t value);
+  void attribute(const char* name, const std::string& value);
+  // The file is complete, under its temporary name.
+  void close();
+  // fsync and rename; uses no HDF5.
+  void commit();
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  void need(bool ok);
+
+  std::filesystem::path path_;
+  std::filesystem::path temporary_;
+  Handle file_;
+  bool committed_ = false;
 };
 
 }  // namespace llmft::hdf5

@@ -19,7 +19,7 @@ namespace llmft {
 namespace {
 
 constexpr size_t kBuffer = 1 << 18;
-constexpr size_t kLongestLine = size_t{256} << 20;
+constexpr size_t kLongestLine = size_t{64} << 20;
 
 class PlainStream : public ByteStream {
  public:

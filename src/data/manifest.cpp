@@ -24,6 +24,9 @@ std::string to_json(const Manifest& m) {
   json drops = json::object();
   for (size_t i = 0; i < m.drops.size(); ++i) drops[kDropReasonNames[i]] = m.drops[i];
   auto id = [](int64_t value) { return value < 0 ? json() : json(value); };
+  json duplicates;
+  if (const Manifest::Duplicates& d = m.duplicates; !d.file.empty())
+    duplicates = {{"file", d.file}, {"bytes", d.bytes}, {"rows", d.rows}, {"hash", d.hash}};
   json root = {{"format", "llmft-shards"},
                {"format_version", m.format_version},
                {"split", m.split},
@@ -39,6 +42,7 @@ std::string to_json(const Manifest& m) {
                {"settings", json::parse(m.settings)},
                {"sources", std::move(sources)},
                {"shards", std::move(shards)},
+               {"duplicates", std::move(duplicates)},
                {"rows", m.rows},
                {"kept", m.kept},
                {"other_split", m.other_split},
@@ -95,6 +99,8 @@ Manifest read_manifest(const fs::path& folder) {
     for (const json& shard : root.at("shards"))
       m.shards.push_back({shard.at("file"), shard.at("bytes"), shard.at("rows"), shard.at("tokens"),
                           shard.at("loss_tokens"), shard.at("hash")});
+    if (const json& d = root.at("duplicates"); !d.is_null())
+      m.duplicates = {d.at("file"), d.at("bytes"), d.at("rows"), d.at("hash")};
     root.at("rows").get_to(m.rows);
     root.at("kept").get_to(m.kept);
     root.at("other_split").get_to(m.other_split);

@@ -5,6 +5,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "duplicates.hpp"
 #include "llmft/base/error.hpp"
 #include "llmft/base/file.hpp"
 #include "llmft/base/log.hpp"
@@ -17,7 +18,8 @@ namespace fs = std::filesystem;
 namespace {
 
 bool is_temporary(const std::string& name) {
-  return (name.starts_with("shard-") || name.starts_with("manifest.json")) &&
+  return (name.starts_with("shard-") || name.starts_with("manifest.json") ||
+          name.starts_with("duplicates.")) &&
          name.find(".tmp.") != std::string::npos;
 }
 bool is_shard(const std::string& name) {
@@ -65,11 +67,16 @@ class Folder {
         stale_.push_back(path);
       } else if (is_shard(name)) {
         look_at_shard(folder, path);
+      } else if (name == kDuplicatesName) {
+        listed_.push_back(path);
       } else if (name == "manifest.json") {
         look_at_manifest(folder, path);
       }
     }
   }
+
+  // Manifests and lists of duplicates are made anew when a shard is.
+  void forget_lists() { stale_.insert(stale_.end(), listed_.begin(), listed_.end()); }
 
   void clean() const {
     for (const fs::path& path : stale_) {
@@ -122,6 +129,7 @@ class Folder {
       return;
     }
     if (found.fingerprint == fingerprint_) {
+      listed_.push_back(path);
       manifests_.emplace(folder.string(), std::move(found));
     } else {
       foreign(path, differences(found.settings, settings_));
@@ -133,16 +141,21 @@ class Folder {
   const std::string& fingerprint_;
   Overwrite overwrite_;
   std::vector<fs::path> stale_;
+  std::vector<fs::path> listed_;
   std::map<std::string, std::map<uint64_t, fs::path>> shards_;
   std::map<std::string, Manifest> manifests_;
 };
 
 bool is_whole(const fs::path& folder, const Manifest* manifest) {
   if (manifest == nullptr) return false;
-  return std::all_of(manifest->shards.begin(), manifest->shards.end(), [&](const Manifest::Shard& shard) {
+  auto there = [&](const std::string& file, uint64_t bytes) {
     std::error_code error;
-    return fs::file_size(folder / shard.file, error) == shard.bytes && !error;
-  });
+    return fs::file_size(folder / file, error) == bytes && !error;
+  };
+  const Manifest::Duplicates& duplicates = manifest->duplicates;
+  return (duplicates.file.empty() || there(duplicates.file, duplicates.bytes)) &&
+         std::all_of(manifest->shards.begin(), manifest->shards.end(),
+                     [&](const Manifest::Shard& shard) { return there(shard.file, shard.bytes); });
 }
 
 }  // namespace
@@ -156,9 +169,13 @@ FolderState prepare_output(const fs::path& output, bool with_validation, const s
   fs::path valid = validation_folder(output);
   make_writable_folder(output);
   Folder folder(output, settings, fingerprint, overwrite);
+  FolderState state;
   try {
     folder.look(output);
     folder.look(valid);
+    state.whole = is_whole(output, folder.manifest(output)) &&
+                  (!with_validation || is_whole(valid, folder.manifest(valid)));
+    if (!state.whole) folder.forget_lists();
     folder.clean();
     if (with_validation) make_writable_folder(valid);
     std::error_code not_empty;
@@ -166,9 +183,6 @@ FolderState prepare_output(const fs::path& output, bool with_validation, const s
   } catch (const fs::filesystem_error& e) {
     user_error("{}: cannot list this folder ({})", output.string(), e.code().message());
   }
-  FolderState state;
-  state.whole = is_whole(output, folder.manifest(output)) &&
-                (!with_validation || is_whole(valid, folder.manifest(valid)));
   for (auto& [index, path] : folder.shards(output))
     if (!with_validation || folder.shards(valid).contains(index)) state.finished.push_back(index);
   return state;

@@ -4,15 +4,16 @@
 
 #include <nlohmann/json.hpp>
 
+#include "duplicates.hpp"
 #include "llmft/base/clock.hpp"
 #include "llmft/base/error.hpp"
 #include "llmft/base/file.hpp"
 #include "llmft/base/log.hpp"
 #include "llmft/base/text.hpp"
 #include "output_folder.hpp"
-#include "scan.hpp"
 #include "shard_job.hpp"
 #include "shard_making.hpp"
+#include "sources.hpp"
 #include "stage_times.hpp"
 
 namespace llmft {
@@ -58,23 +59,117 @@ Manifest::Lengths percentiles(const std::map<uint64_t, uint64_t>& lengths) {
   return {lengths.begin()->first, at(50), at(90), at(95), at(99), lengths.rbegin()->first};
 }
 
-// common: what both splits' manifests say.
-Manifest make_manifest(Manifest common, const std::string& split,
-                       const std::vector<ShardSummary>& summaries) {
-  common.split = split;
-  std::map<uint64_t, uint64_t> lengths;
-  for (const ShardSummary& s : summaries) {
-    common.shards.push_back(s.shard);
-    common.kept += s.shard.rows;
-    common.tokens += s.shard.tokens;
-    common.loss_tokens += s.shard.loss_tokens;
-    common.other_split += s.counts.other_split;
-    common.truncated += s.counts.truncated;
-    for (size_t i = 0; i < common.drops.size(); ++i) common.drops[i] += s.counts.drops[i];
-    for (auto& [length, count] : s.lengths) lengths[length] += count;
+// A split's shards and their sums on every rank, the same.
+struct SharedSplit {
+  std::vector<Manifest::Shard> shards;
+  SplitTotals totals;
+};
+
+json pack(const Manifest::Shard& s) {
+  return {s.file, s.bytes, s.rows, s.tokens, s.loss_tokens, s.hash};
+}
+
+SplitTotals share_totals(const Process& process, const SplitTotals& mine) {
+  json lengths = json::array();
+  for (auto& [length, count] : mine.lengths) lengths.push_back({length, count});
+  const ShardCounts& c = mine.counts;
+  json packed = {mine.samples, mine.tokens, mine.loss_tokens, c.drops, c.other_split, c.truncated, lengths};
+  SplitTotals all;
+  for (const std::string& text : process.all_gather(packed.dump())) {
+    json j = json::parse(text);
+    SplitTotals part{j[0], j[1], j[2], {j[3].get<std::array<uint64_t, 4>>(), j[4], j[5]}, {}};
+    for (const json& entry : j[6]) part.lengths[entry[0]] = entry[1];
+    all.add(part);
   }
-  common.lengths = percentiles(lengths);
+  return all;
+}
+
+std::vector<SharedSplit> share(const Process& process, const ShardJob& job, const MadeShards& made) {
+  std::vector<SharedSplit> out(job.splits.size());
+  json packed = json::array();
+  for (auto& [shard, files] : made.shards) {
+    json entry = json::array({shard});
+    for (const Manifest::Shard& file : files) entry.push_back(pack(file));
+    packed.push_back(std::move(entry));
+  }
+  for (SharedSplit& split : out) split.shards.resize(job.shards());
+  for (const std::string& text : process.all_gather(packed.dump()))
+    for (const json& entry : json::parse(text))
+      for (size_t i = 0; i < out.size(); ++i) {
+        const json& j = entry[i + 1];
+        out[i].shards[entry[0].get<size_t>()] = {j[0], j[1], j[2], j[3], j[4], j[5]};
+      }
+  for (size_t i = 0; i < out.size(); ++i) out[i].totals = share_totals(process, made.totals[i]);
+  return out;
+}
+
+// Finds the duplicates among all shards and takes them from the sums.
+Duplicates take_duplicates(const Process& process, const ShardJob& job, std::vector<SharedSplit>& splits,
+                           TokenId end_of_response) {
+  std::vector<SplitShards> files;
+  uint64_t samples = 0;
+  for (size_t i = 0; i < splits.size(); ++i) {
+    files.push_back({job.splits[i].folder, job.paths(i)});
+    samples += splits[i].totals.samples;
+  }
+  Duplicates found = write_duplicates(process, files, samples, job.fingerprint);
+  uint64_t repeated = 0;
+  for (size_t i = 0; i < splits.size(); ++i) {
+    if (found.files[i].rows == 0) continue;
+    repeated += found.files[i].rows;
+    DuplicateRows rows(job.splits[i].folder / found.files[i].file);
+    splits[i].totals.subtract(share_totals(
+        process, count_duplicates(process, files[i], rows, job.rows_per_shard, end_of_response)));
+  }
+  for (size_t i = 0; i < splits.size(); ++i) {
+    splits[i].totals.counts.drops[static_cast<size_t>(DropReason::duplicate)] += repeated;
+    splits[i].totals.counts.other_split = splits.size() == 2 ? splits[1 - i].totals.samples : 0;
+  }
+  return found;
+}
+
+// common: what both splits' manifests say.
+Manifest make_manifest(Manifest common, const std::string& split, const SharedSplit& shared,
+                       const Manifest::Duplicates& duplicates) {
+  const SplitTotals& t = shared.totals;
+  common.split = split;
+  common.shards = shared.shards;
+  common.duplicates = duplicates;
+  common.kept = t.samples;
+  common.tokens = t.tokens;
+  common.loss_tokens = t.loss_tokens;
+  common.other_split = t.counts.other_split;
+  common.truncated = t.counts.truncated;
+  common.drops = t.counts.drops;
+  common.lengths = percentiles(t.lengths);
   return common;
+}
+
+// Collective: whether every file of a folder that looks whole has the hash that its manifest says. Damaged
+// shards are removed.
+bool hashes_hold(const Process& process, const ShardJob& job) {
+  struct File {
+    fs::path path;
+    std::string hash;
+  };
+  std::vector<File> files;
+  for (const SplitFolder& split : job.splits) {
+    Manifest m = read_manifest(split.folder);
+    for (const Manifest::Shard& shard : m.shards) files.push_back({split.folder / shard.file, shard.hash});
+    if (!m.duplicates.file.empty()) files.push_back({split.folder / m.duplicates.file, m.duplicates.hash});
+  }
+  bool held = true;
+  {
+    SharedCounter claims(process);
+    for (uint64_t i = claims.next(); i < files.size(); i = claims.next()) {
+      claims.progress();
+      if (hash_file(files[i].path) == files[i].hash) continue;
+      held = false;
+      log::warn("{}: damaged since it was written; it is made anew", files[i].path.string());
+      fs::remove(files[i].path);
+    }
+  }
+  return process.all_agree(held);
 }
 
 void print_split(const fs::path& folder, const Manifest& m) {
@@ -89,7 +184,8 @@ void print_split(const fs::path& folder, const Manifest& m) {
               m.lengths.p99, m.lengths.max, cut);
 }
 
-void print_summary(const fs::path& output, const Manifest& train, const std::optional<Manifest>& valid) {
+void print_summary(const ShardJob& job, const std::vector<Manifest>& manifests) {
+  const Manifest& train = manifests[0];
   std::vector<std::string> drops;
   uint64_t dropped = 0;
   for (size_t i = 0; i < train.drops.size(); ++i) {
@@ -98,11 +194,8 @@ void print_summary(const fs::path& output, const Manifest& train, const std::opt
   }
   log::info("{} rows read, template {}, {} dropped{}", train.rows, train.template_name, dropped,
             drops.empty() ? "" : fmt::format(" ({})", join(drops, ", ")));
-  print_split(output, train);
-  if (valid) {
-    print_split(validation_folder(output), *valid);
-    log::info("  {} of them are also among the training samples", valid->overlap);
-  }
+  for (size_t i = 0; i < manifests.size(); ++i) print_split(job.splits[i].folder, manifests[i]);
+  if (manifests.size() == 2) log::info("  {} of them are also among the training samples", train.overlap);
   if (train.kept == 0) log::warn("no sample was kept; look at the reasons above");
 }
 
@@ -133,7 +226,7 @@ void describe(OptionSet& set, PreprocessOptions& options) {
           "share of rows set apart for validation, chosen by a hash of their text",
           {.flag = "--validation", .min = 0, .max = 0.99});
   set.add("preprocess.rows_per_shard", options.rows_per_shard, "source rows a shard stands for",
-          {.flag = "--rows-per-shard", .min = 1});
+          {.flag = "--rows-per-shard", .min = 1, .max = 1048576});
   set.add("preprocess.force", options.force, "replace shards that other input or settings made",
           {.flag = "--force"});
   set.add("preprocess.preview", options.preview, "print this many samples and write nothing",
@@ -156,34 +249,47 @@ Manifest preprocess(const Process& process, const Tokenizer& tokenizer, const Pr
   fs::path output = options.output;
   bool with_validation = options.validation > 0;
 
-  std::string packed_state;
-  if (process.is_root()) {
-    FolderState found = prepare_output(output, with_validation, settings, fingerprint,
-                                       options.force ? Overwrite::yes : Overwrite::no);
-    packed_state = json({found.whole, found.finished}).dump();
-  }
-  json state = json::parse(process.broadcast(packed_state));
-  if (state[0].get<bool>()) {
-    log::info("{}: already whole, made from this input with these settings; nothing to do", output.string());
-    return read_manifest(output);
-  }
-  auto finished = state[1].get<std::vector<uint64_t>>();
-  if (!finished.empty()) log::info("{}: {} finished shards are kept", output.string(), finished.size());
-
-  Scan scan = scan_sources(process, sources, times);
-  ShardJob job{.train = {output, "train"},
-               .valid = std::nullopt,
+  ShardJob job{.splits = {{output, "train"}},
                .tokenizer_hash = tokenizer.file_hash(),
                .settings = settings,
                .fingerprint = fingerprint,
                .rows_per_shard = static_cast<uint64_t>(options.rows_per_shard),
-               .rows = scan.rows};
-  if (with_validation) job.valid = {validation_folder(output), "validation"};
-  if (scan.rows == 0) {
+               .rows = sources.rows};
+  if (with_validation) job.splits.push_back({validation_folder(output), "validation"});
+  if (sources.rows == 0) {
     if (process.is_root()) user_error("{}: no rows in the input; check --input", options.input);
     process.barrier();
   }
-  Summaries summaries = make_shards(process, tokenizer, options, sources, scan, job, finished, times);
+
+  auto look = [&] {
+    std::string packed;
+    if (process.is_root()) {
+      FolderState found = prepare_output(output, with_validation, settings, fingerprint,
+                                         options.force ? Overwrite::yes : Overwrite::no);
+      packed = json({found.whole, found.finished}).dump();
+    }
+    json state = json::parse(process.broadcast(packed));
+    return FolderState{state[0], state[1]};
+  };
+  FolderState state = look();
+  if (state.whole) {
+    if (hashes_hold(process, job)) {
+      log::info("{}: already whole, made from this input with these settings, and undamaged; nothing to do",
+                output.string());
+      return read_manifest(output);
+    }
+    state = look();
+  }
+  if (!state.finished.empty())
+    log::info("{}: {} finished shards are kept", output.string(), state.finished.size());
+
+  MadeShards made = make_shards(process, tokenizer, options, sources, job, state.finished, times);
+  Stopwatch watch;
+  std::vector<SharedSplit> splits = share(process, job, made);
+  times.wait += watch.seconds();
+  watch.reset();
+  Duplicates duplicates = take_duplicates(process, job, splits, chat.end());
+  times.duplicates = watch.seconds();
 
   Manifest common;
   common.template_name = chat.name();
@@ -193,21 +299,22 @@ Manifest preprocess(const Process& process, const Tokenizer& tokenizer, const Pr
   common.settings = settings;
   for (size_t i = 0; i < sources.files.size(); ++i)
     common.sources.push_back({sources.files[i].name, sources.files[i].bytes, sources.hashes[i]});
-  common.rows = scan.rows;
-  common.overlap = summaries.overlap;
-  Manifest train = make_manifest(common, job.train.split, summaries.train);
-  std::optional<Manifest> valid;
-  if (job.valid) valid = make_manifest(common, job.valid->split, summaries.valid);
+  common.rows = sources.rows;
+  common.overlap = duplicates.overlap;
+  std::vector<Manifest> manifests;
+  for (size_t i = 0; i < splits.size(); ++i)
+    manifests.push_back(make_manifest(common, job.splits[i].split, splits[i], duplicates.files[i]));
   if (process.is_root()) {
-    if (valid) write_file_atomic(job.valid->folder / "manifest.json", to_json(*valid));
-    write_file_atomic(output / "manifest.json", to_json(train));
-    print_summary(output, train, valid);
+    // The training split's last: a folder that has it is whole.
+    for (size_t i = manifests.size(); i-- > 0;)
+      write_file_atomic(job.splits[i].folder / "manifest.json", to_json(manifests[i]));
+    print_summary(job, manifests);
   }
   process.barrier();  // no rank leaves before the manifest is there
   times.wall = since_start.seconds();
-  times.cpu = process_cpu_seconds();
+  measure_process(times);
   print_stage_times(process, times);
-  return train;
+  return manifests[0];
 }
 
 }  // namespace llmft

@@ -8,7 +8,7 @@ namespace llmft {
 
 void print_preview(const Tokenizer& tokenizer, const PreprocessOptions& options, PreviewStyle style,
                    std::FILE* out) {
-  SampleMaker maker(tokenizer, options, {});
+  SampleMaker maker(tokenizer, options);
   std::vector<SourceFile> files = find_sources(options.input);
   bool colour = style == PreviewStyle::colour;
   const char* open = colour ? "\033[32m" : "[[";
@@ -19,13 +19,15 @@ void print_preview(const Tokenizer& tokenizer, const PreprocessOptions& options,
     std::unique_ptr<RowReader> reader = open_piece(files[piece.file], piece, IdColumn::read);
     Row row;
     Sample sample;
+    std::vector<TokenId> tokens;
     for (; shown < options.preview && reader->next(row); ++index) {
       std::string name = fmt::format("row {}{}", index, row.id.empty() ? "" : fmt::format(" ({})", row.id));
-      if (auto reason = maker.make(row, index, sample)) {
+      tokens.clear();
+      if (auto reason = maker.make(row, tokens, sample)) {
         fmt::print(out, "--- {}: dropped, {}\n", name, kDropReasonNames[static_cast<size_t>(*reason)]);
         continue;
       }
-      std::span<const TokenId> ids = sample.tokens;
+      std::span<const TokenId> ids = tokens;
       fmt::print(out, "--- {}: {} tokens, {} supervised{}\n{}{}{}{}\n", name, ids.size(),
                  ids.size() - sample.loss_start, sample.truncated ? ", cut" : "",
                  tokenizer.decode(ids.first(sample.loss_start)), open,

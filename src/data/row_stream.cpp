@@ -34,11 +34,13 @@ RowBatch RowStream::next() {
 }
 
 RowBatch RowStream::read_batch(uint64_t begin, uint64_t end) {
-  RowBatch batch;
+  RowBatch batch = spare_.take();
+  batch.text.clear();
+  batch.lengths.clear();
   batch.first_row = begin;
   Row row;
   for (; begin < end && batch.lengths.size() < kBatchRows && batch.text.size() < kBatchBytes; ++begin) {
-    check(cursor_.next(row), "the scan counted more rows than there are");
+    check(cursor_.next(row), "more rows were counted than there are");
     batch.text.append(row.system_prompt).append(row.question).append(row.response);
     batch.lengths.push_back({row.system_prompt.size(), row.question.size(), row.response.size()});
   }

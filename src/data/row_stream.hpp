@@ -36,6 +36,8 @@ class RowStream {
   bool idle() const { return pending_ == 0; }
   // The next batch of what was asked for; waits. Rethrows what the reader met.
   RowBatch next();
+  // Gives a batch back whose memory may be used again.
+  void recycle(RowBatch batch) { spare_.put(std::move(batch)); }
   // Time spent reading and decoding; when the thread has nothing to do.
   double seconds() const { return seconds_; }
 
@@ -50,6 +52,7 @@ class RowStream {
   SourceCursor cursor_;
   BoundedQueue<Range> ranges_;
   BoundedQueue<RowBatch> batches_;
+  SpareList<RowBatch> spare_;
   std::atomic<int> pending_ = 0;
   std::atomic<double> seconds_ = 0;
   std::exception_ptr error_;  // set before batches_ is closed

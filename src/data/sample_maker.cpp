@@ -3,41 +3,35 @@
 #include <algorithm>
 
 #include "llmft/base/rng.hpp"
-#include "llmft/base/text.hpp"
+#include "utf8.hpp"
 
 namespace llmft {
 namespace {
 
 constexpr uint64_t kSplitStream = 0x76616c6964ULL;  // its own stream: independent of other uses of the hash
 
-bool valid_utf8(std::string_view text) {
-  return valid_utf8_prefix(text) == text.size();
-}
-
 }  // namespace
 
-SampleMaker::SampleMaker(const Tokenizer& tokenizer, const PreprocessOptions& options,
-                         std::span<const uint64_t> duplicates)
+SampleMaker::SampleMaker(const Tokenizer& tokenizer, const PreprocessOptions& options)
     : template_(options.chat_template, tokenizer),
       max_length_(static_cast<size_t>(options.max_length)),
       on_too_long_(options.on_too_long),
-      validation_(options.validation),
-      duplicates_(duplicates) {}
+      validation_(options.validation) {}
 
-std::optional<DropReason> SampleMaker::make(const Row& row, uint64_t index, Sample& sample) {
+std::optional<DropReason> SampleMaker::make(const Row& row, std::vector<TokenId>& tokens, Sample& sample) {
   if (!valid_utf8(row.system_prompt) || !valid_utf8(row.question) || !valid_utf8(row.response))
     return DropReason::not_utf8;
   if (strip(row.question).empty() || strip(row.response).empty()) return DropReason::empty;
-  if (std::binary_search(duplicates_.begin(), duplicates_.end(), index)) return DropReason::duplicate;
-  sample.tokens.clear();
-  sample.truncated = false;
-  template_.encode({row.system_prompt, row.question, row.response}, sample.tokens, sample.loss_start);
-  if (sample.tokens.size() <= max_length_) return std::nullopt;
+  size_t begin = tokens.size();
+  template_.encode({row.system_prompt, row.question, row.response}, tokens, sample.loss_start);
+  sample.truncated = tokens.size() - begin > max_length_;
+  sample.length = static_cast<uint32_t>(std::min(tokens.size() - begin, max_length_));
+  if (!sample.truncated) return std::nullopt;
   // Cut, a sample ends without the end-of-turn token: the model is not taught to stop there. One whose prompt
   // alone fills the length has nothing to learn from.
-  if (on_too_long_ == OnTooLong::drop || sample.loss_start >= max_length_) return DropReason::too_long;
-  sample.tokens.resize(max_length_);
-  sample.truncated = true;
+  bool drop = on_too_long_ == OnTooLong::drop || sample.loss_start >= max_length_;
+  tokens.resize(drop ? begin : begin + max_length_);
+  if (drop) return DropReason::too_long;
   return std::nullopt;
 }
 

@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <optional>
-#include <span>
 #include <vector>
 
 #include "llmft/data/chat_template.hpp"
@@ -14,19 +13,17 @@
 namespace llmft {
 
 struct Sample {
-  std::vector<TokenId> tokens;
+  uint32_t length = 0;
   uint32_t loss_start = 0;
   bool truncated = false;
 };
 
 class SampleMaker {
  public:
-  // duplicates: source rows whose text stood earlier, ascending.
-  SampleMaker(const Tokenizer& tokenizer, const PreprocessOptions& options,
-              std::span<const uint64_t> duplicates);
+  SampleMaker(const Tokenizer& tokenizer, const PreprocessOptions& options);
 
-  // Fills sample, or gives the reason for the drop.
-  std::optional<DropReason> make(const Row& row, uint64_t index, Sample& sample);
+  // Appends the sample's tokens, or gives the reason for the drop; that it is a duplicate is not seen here.
+  std::optional<DropReason> make(const Row& row, std::vector<TokenId>& tokens, Sample& sample);
   // By the row's text alone, so that it stays on its side when rows are added or reordered.
   bool for_validation(const Row& row) const;
   const ChatTemplate& chat_template() const { return template_; }
@@ -36,7 +33,6 @@ class SampleMaker {
   size_t max_length_;
   OnTooLong on_too_long_;
   double validation_;
-  std::span<const uint64_t> duplicates_;
 };
 
 }  // namespace llmft

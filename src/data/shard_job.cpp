@@ -4,18 +4,23 @@
 
 namespace llmft {
 
-ShardOrigin ShardJob::origin(uint64_t shard, const std::string& split) const {
-  return {tokenizer_hash, settings, fingerprint,      split,
+ShardOrigin ShardJob::origin(uint64_t shard, size_t split) const {
+  return {tokenizer_hash, settings, fingerprint,      splits[split].split,
           shard,          shards(), first_row(shard), end_row(shard) - first_row(shard)};
 }
 
-void ShardSummary::add(std::span<const uint32_t> tokens, uint32_t loss_start, SampleHashes with_hashes) {
+std::vector<std::filesystem::path> ShardJob::paths(size_t split) const {
+  std::vector<std::filesystem::path> out;
+  out.reserve(shards());
+  for (uint64_t i = 0; i < shards(); ++i) out.push_back(splits[split].shard(i, shards()));
+  return out;
+}
+
+void ShardSummary::add(uint64_t length, uint32_t loss_start) {
   ++shard.rows;
-  shard.tokens += tokens.size();
-  shard.loss_tokens += tokens.size() - loss_start;
-  ++lengths[tokens.size()];
-  if (with_hashes == SampleHashes::yes)
-    hashes.push_back(hash64({reinterpret_cast<const char*>(tokens.data()), tokens.size_bytes()}));
+  shard.tokens += length;
+  shard.loss_tokens += length - loss_start;
+  ++lengths[length];
 }
 
 void ShardSummary::describe_file(const std::filesystem::path& path) {
@@ -24,21 +29,46 @@ void ShardSummary::describe_file(const std::filesystem::path& path) {
   shard.hash = hash_file(path);
 }
 
-ShardSummary summarise(const std::filesystem::path& path, SampleHashes with_hashes) {
+ShardSummary summarise(const std::filesystem::path& path) {
   ShardReader reader(path);
   reader.verify();
   ShardSummary summary;
   summary.counts = reader.counts();
   std::vector<uint64_t> offsets = reader.offsets();
   std::vector<uint32_t> starts = reader.loss_starts();
-  std::vector<int32_t> tokens;
-  for (size_t i = 0; i < starts.size(); ++i) {
-    tokens.clear();
-    reader.append_tokens(offsets[i], offsets[i + 1] - offsets[i], tokens);
-    summary.add({reinterpret_cast<const uint32_t*>(tokens.data()), tokens.size()}, starts[i], with_hashes);
-  }
+  for (size_t i = 0; i < starts.size(); ++i) summary.add(offsets[i + 1] - offsets[i], starts[i]);
   summary.describe_file(path);
   return summary;
+}
+
+void SplitTotals::add(const ShardSummary& s) {
+  add(SplitTotals{s.shard.rows, s.shard.tokens, s.shard.loss_tokens, s.counts, s.lengths});
+}
+
+void SplitTotals::add(const SplitTotals& other) {
+  samples += other.samples;
+  tokens += other.tokens;
+  loss_tokens += other.loss_tokens;
+  for (size_t i = 0; i < counts.drops.size(); ++i) counts.drops[i] += other.counts.drops[i];
+  counts.other_split += other.counts.other_split;
+  counts.truncated += other.counts.truncated;
+  for (auto& [length, count] : other.lengths) lengths[length] += count;
+}
+
+void SplitTotals::subtract(const SplitTotals& other) {
+  samples -= other.samples;
+  tokens -= other.tokens;
+  loss_tokens -= other.loss_tokens;
+  counts.truncated -= other.counts.truncated;
+  for (auto& [length, count] : other.lengths)
+    if ((lengths[length] -= count) == 0) lengths.erase(length);
+}
+
+void MadeShards::add(uint64_t shard, const std::vector<ShardSummary>& splits) {
+  for (size_t i = 0; i < splits.size(); ++i) {
+    shards[shard].push_back(splits[i].shard);
+    totals[i].add(splits[i]);
+  }
 }
 
 }  // namespace llmft

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "duplicates.hpp"
 #include "llmft/base/error.hpp"
 #include "llmft/base/log.hpp"
 #include "llmft/data/shard_file.hpp"
@@ -36,6 +37,8 @@ ShardSet::ShardSet(const fs::path& folder, const ShardExpectation& expected)
     : folder_(folder), manifest_(read_manifest(folder)), first_sample_{0} {
   check_tokenizer(folder, manifest_.tokenizer, expected);
   samples_.reserve(manifest_.kept);
+  std::optional<DuplicateRows> duplicates;
+  if (!manifest_.duplicates.file.empty()) duplicates.emplace(folder / manifest_.duplicates.file);
   for (const Manifest::Shard& shard : manifest_.shards) {
     fs::path path = folder / shard.file;
     const char* advice = "run 'llmft preprocess' again with the same settings to make it anew";
@@ -52,14 +55,31 @@ ShardSet::ShardSet(const fs::path& folder, const ShardExpectation& expected)
       user_error("{}: shard does not belong to this manifest; {}", path.string(), advice);
     std::vector<uint64_t> offsets = reader.offsets();
     std::vector<uint32_t> starts = reader.loss_starts();
+    std::vector<uint64_t> repeated;
+    std::vector<uint64_t> rows;
+    uint64_t first = reader.origin().first_row;
+    if (duplicates) repeated = duplicates->in(first, first + reader.origin().rows);
+    if (!repeated.empty()) rows = reader.rows();
+    std::vector<uint32_t>& left_out = left_out_.emplace_back();
     for (size_t i = 0; i < starts.size(); ++i) {
+      size_t passed = left_out.size();
+      if (passed < repeated.size() && rows[i] == repeated[passed]) {
+        left_out.push_back(static_cast<uint32_t>(i - passed));
+        continue;
+      }
       uint64_t length = offsets[i + 1] - offsets[i];
       if (starts[i] < 1 || starts[i] >= length)
         user_error("{}: sample {} has no supervised token; {}", path.string(), i, advice);
       samples_.push_back({offsets[i], static_cast<uint32_t>(length), starts[i]});
     }
+    if (left_out.size() != repeated.size())
+      user_error("{}: does not have all rows that {} lists; {}", path.string(), manifest_.duplicates.file,
+                 advice);
     first_sample_.push_back(samples_.size());
   }
+  if (samples_.size() != manifest_.kept)
+    user_error("{}: its shards have {} samples, the manifest says {}; run 'llmft preprocess --force' again",
+               folder.string(), samples_.size(), manifest_.kept);
 }
 
 ShardSet::~ShardSet() = default;
@@ -84,7 +104,10 @@ void ShardSet::append_tokens(uint64_t sample, std::vector<int32_t>& out) const {
 
 uint64_t ShardSet::row(uint64_t sample) const {
   size_t shard = shard_of(sample);
-  return shards_[shard]->row(sample - first_sample_[shard]);
+  uint64_t kept = sample - first_sample_[shard];
+  const std::vector<uint32_t>& out = left_out_[shard];
+  auto passed = std::upper_bound(out.begin(), out.end(), kept) - out.begin();
+  return shards_[shard]->row(kept + static_cast<uint64_t>(passed));
 }
 
 void ShardSet::verify() const {

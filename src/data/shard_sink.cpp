@@ -4,9 +4,9 @@
 #include <span>
 
 #include "llmft/base/clock.hpp"
-#include "llmft/base/file.hpp"
 
 namespace llmft {
+namespace fs = std::filesystem;
 namespace {
 constexpr size_t kBatches = 32;      // of about 1 MB of tokens
 constexpr size_t kClosedShards = 2;  // waiting for their fsync, besides the one in it
@@ -30,7 +30,7 @@ void ShardSink::push(SampleBatch batch, const std::function<void()>& meanwhile) 
   if (!batches_.push(std::move(batch), meanwhile)) rethrow();
 }
 
-std::map<uint64_t, SplitSummaries> ShardSink::finish(const std::function<void()>& meanwhile) {
+MadeShards ShardSink::finish(const std::function<void()>& meanwhile) {
   batches_.close();
   while (!committed_all_) {
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
@@ -39,7 +39,7 @@ std::map<uint64_t, SplitSummaries> ShardSink::finish(const std::function<void()>
   writer_.join();
   committer_.join();
   rethrow();
-  return std::move(summaries_);
+  return std::move(made_);
 }
 
 void ShardSink::rethrow() {
@@ -62,22 +62,11 @@ void ShardSink::run(void (ShardSink::*loop)()) {
   }
 }
 
-ShardSink::Side ShardSink::open(const SplitFolder& split, uint64_t shard) const {
-  Side side;
-  side.path = split.shard(shard, job_.shards());
-  side.writer = std::make_unique<ShardWriter>(side.path, job_.origin(shard, split.split));
-  return side;
-}
-
-void ShardSink::add(OpenShard& shard, const SampleBatch& batch) const {
-  std::span<const uint32_t> rest = batch.tokens;
-  for (const SampleBatch::Entry& sample : batch.samples) {
-    std::span<const uint32_t> tokens = rest.first(sample.length);
-    rest = rest.subspan(sample.length);
-    Side& side = sample.valid ? shard.valid : shard.train;
-    side.writer->add(tokens, sample.loss_start, sample.row);
-    side.summary.add(tokens, sample.loss_start, job_.valid ? SampleHashes::yes : SampleHashes::no);
-  }
+SampleBatch ShardSink::spare() {
+  SampleBatch batch = spare_.take();
+  batch.tokens.clear();
+  batch.samples.clear();
+  return batch;
 }
 
 void ShardSink::write_loop() {
@@ -87,21 +76,29 @@ void ShardSink::write_loop() {
     if (!shard) {
       shard = std::make_unique<OpenShard>();
       shard->shard = batch->shard;
-      shard->train = open(job_.train, batch->shard);
-      if (job_.valid) shard->valid = open(*job_.valid, batch->shard);
+      for (size_t split = 0; split < job_.splits.size(); ++split) {
+        fs::path path = job_.splits[split].shard(batch->shard, job_.shards());
+        auto writer = std::make_unique<ShardWriter>(path, job_.origin(batch->shard, split));
+        shard->sides.push_back({std::move(writer), path, {}});
+      }
     }
-    add(*shard, *batch);
-    if (batch->last) {
-      shard->train.summary.counts = batch->train_counts;
-      shard->valid.summary.counts = batch->valid_counts;
-      shard->train.writer->close(batch->train_counts);
-      if (shard->valid.writer) shard->valid.writer->close(batch->valid_counts);
+    std::span<const uint32_t> rest = batch->tokens;
+    for (const SampleBatch::Entry& sample : batch->samples) {
+      Side& side = shard->sides[sample.split];
+      side.writer->add(rest.first(sample.length), sample.loss_start, sample.row, sample.hash);
+      side.summary.add(sample.length, sample.loss_start);
+      rest = rest.subspan(sample.length);
     }
+    bool last = batch->last;
+    for (size_t split = 0; last && split < shard->sides.size(); ++split) {
+      shard->sides[split].summary.counts = batch->counts[split];
+      shard->sides[split].writer->close(batch->counts[split]);
+    }
+    spare_.put(std::move(*batch));
     write_seconds_ += watch.seconds();
-    if (batch->last) {
-      if (!closed_.push(std::move(*shard))) return;
-      shard.reset();
-    }
+    if (!last) continue;
+    if (!closed_.push(std::move(*shard))) return;
+    shard.reset();
   }
   closed_.close();
 }
@@ -109,14 +106,15 @@ void ShardSink::write_loop() {
 void ShardSink::commit_loop() {
   while (std::optional<OpenShard> shard = closed_.pop()) {
     Stopwatch watch;
-    auto commit = [](Side& side) {
+    std::vector<ShardSummary> summaries(shard->sides.size());
+    // The training side last: a shard counts as finished when both are there.
+    for (size_t split = shard->sides.size(); split-- > 0;) {
+      Side& side = shard->sides[split];
       side.writer->commit();
       side.summary.describe_file(side.path);
-    };
-    // The training side last: a shard counts as finished when both are there.
-    if (shard->valid.writer) commit(shard->valid);
-    commit(shard->train);
-    summaries_[shard->shard] = {std::move(shard->train.summary), std::move(shard->valid.summary)};
+      summaries[split] = std::move(side.summary);
+    }
+    made_.add(shard->shard, summaries);
     sync_seconds_ += watch.seconds();
   }
   committed_all_ = true;

@@ -7,7 +7,6 @@
 #include <cstdint>
 #include <exception>
 #include <functional>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <thread>
@@ -22,16 +21,16 @@ namespace llmft {
 struct SampleBatch {
   struct Entry {
     uint64_t row;
+    uint64_t hash;
     uint32_t length;
     uint32_t loss_start;
-    bool valid;  // of the validation split
+    uint32_t split;
   };
   uint64_t shard = 0;
   std::vector<uint32_t> tokens;  // of all samples, one after another
   std::vector<Entry> samples;
-  bool last = false;  // of the shard; then with the counts of the whole of it
-  ShardCounts train_counts;
-  ShardCounts valid_counts;
+  bool last = false;                  // of the shard; then with the counts of the whole of it
+  std::array<ShardCounts, 2> counts;  // by split
 };
 
 class ShardSink {
@@ -42,11 +41,13 @@ class ShardSink {
   ShardSink(const ShardSink&) = delete;
   ShardSink& operator=(const ShardSink&) = delete;
 
+  // An empty batch to be filled.
+  SampleBatch spare();
   // Shards come one after another. Waits while too much is on its way to the disk, calling meanwhile now and
   // then. Rethrows what the threads met.
   void push(SampleBatch batch, const std::function<void()>& meanwhile);
   // Waits until every shard is committed; then what they hold.
-  std::map<uint64_t, SplitSummaries> finish(const std::function<void()>& meanwhile);
+  MadeShards finish(const std::function<void()>& meanwhile);
 
   // After finish().
   double write_seconds() const { return write_seconds_; }
@@ -60,11 +61,8 @@ class ShardSink {
   };
   struct OpenShard {
     uint64_t shard = 0;
-    Side train;
-    Side valid;
+    std::vector<Side> sides;  // by split
   };
-  Side open(const SplitFolder& split, uint64_t shard) const;
-  void add(OpenShard& shard, const SampleBatch& batch) const;
   void write_loop();
   void commit_loop();
   void run(void (ShardSink::*loop)());
@@ -72,8 +70,9 @@ class ShardSink {
 
   const ShardJob& job_;
   BoundedQueue<SampleBatch> batches_;
+  SpareList<SampleBatch> spare_;
   BoundedQueue<OpenShard> closed_;
-  std::map<uint64_t, SplitSummaries> summaries_;
+  MadeShards made_;
   double write_seconds_ = 0;
   double sync_seconds_ = 0;
   std::mutex error_mutex_;

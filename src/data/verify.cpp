@@ -3,11 +3,14 @@
 #include <algorithm>
 #include <array>
 #include <filesystem>
+#include <memory>
+#include <numeric>
 #include <optional>
 #include <vector>
 
 #include <nlohmann/json.hpp>
 
+#include "duplicates.hpp"
 #include "llmft/base/error.hpp"
 #include "llmft/base/file.hpp"
 #include "llmft/base/log.hpp"
@@ -17,9 +20,8 @@
 #include "llmft/data/orca_reader.hpp"
 #include "llmft/data/shard_file.hpp"
 #include "output_folder.hpp"
-#include "scan.hpp"
 #include "shard_job.hpp"
-#include "shard_making.hpp"
+#include "sources.hpp"
 
 namespace llmft {
 namespace fs = std::filesystem;
@@ -45,8 +47,11 @@ class Verification {
     open(folder_);
     fs::path valid = validation_folder(folder_);
     if (fs::exists(valid)) open(valid);
-    for (const Split& split : splits_) check_shards(split);
-    if (splits_.size() == 2) check_overlap();
+    std::vector<SplitTotals> totals;
+    for (const Split& split : splits_) totals.push_back(check_shards(split));
+    // What follows needs shards that can be read.
+    if (process_.all_agree(findings_.empty())) check_duplicates();
+    if (process_.all_agree(findings_.empty())) check_sums(totals);
     bool compared = !input_.empty() && tokenizer_ != nullptr && compare_samples();
     conclude(compared);
   }
@@ -61,38 +66,131 @@ class Verification {
 
   void find(std::string what) { findings_.push_back(std::move(what)); }
 
-  void check_shards(const Split& split) {
-    const Manifest& m = split.manifest;
-    std::array<int64_t, 8> sums{};
+  // The sums over this rank's part of the shards.
+  SplitTotals check_shards(const Split& split) {
+    SplitTotals mine;
+    const std::vector<Manifest::Shard>& shards = split.manifest.shards;
     SharedCounter claims(process_);
-    for (uint64_t i = claims.next(); i < m.shards.size(); i = claims.next()) {
+    for (uint64_t i = claims.next(); i < shards.size(); i = claims.next()) {
       claims.progress();
       try {
-        ShardSummary s = check_shard(split, m.shards[i]);
-        std::vector<uint64_t>& hashes = &split == &splits_[0] ? train_hashes_ : valid_hashes_;
-        hashes.insert(hashes.end(), s.hashes.begin(), s.hashes.end());
-        std::array<uint64_t, 8> counts = {s.shard.rows,         s.shard.tokens,
-                                          s.shard.loss_tokens,  s.counts.truncated,
-                                          s.counts.other_split, s.counts.drops[0] + s.counts.drops[1],
-                                          s.counts.drops[2],    s.counts.drops[3]};
-        for (size_t k = 0; k < sums.size(); ++k) sums[k] += static_cast<int64_t>(counts[k]);
+        mine.add(check_shard(split, shards[i]));
       } catch (const UserError& e) {
         find(e.what());
       }
     }
+    return mine;
+  }
+
+  SplitShards files_of(const Split& split) const {
+    SplitShards out{split.folder, {}};
+    for (const Manifest::Shard& shard : split.manifest.shards) out.paths.push_back(split.folder / shard.file);
+    return out;
+  }
+
+  // The lists of duplicates are what the hashes in the shards say. Compared by the sum of their rows' hashes,
+  // since a list may not fit into memory.
+  void check_duplicates() {
+    std::vector<SplitShards> files;
+    uint64_t samples = 0;
+    for (const Split& split : splits_) {
+      files.push_back(files_of(split));
+      for (const Manifest::Shard& shard : split.manifest.shards) samples += shard.rows;
+    }
+    std::array<int64_t, 4> sums{};  // of each split: duplicates, and the sum of their hashes
+    auto add = [](int64_t& sum, uint64_t row) {
+      uint64_t hash = hash64({reinterpret_cast<const char*>(&row), sizeof row});
+      sum = static_cast<int64_t>(static_cast<uint64_t>(sum) + hash);
+    };
+    uint64_t overlap = find_duplicates(process_, files, samples, [&](size_t split, uint64_t, auto rows) {
+      sums[2 * split] += static_cast<int64_t>(rows.size());
+      for (uint64_t row : rows) add(sums[2 * split + 1], row);
+    });
     process_.all_reduce_sum(std::span<int64_t>(sums));
-    if (!process_.all_agree(findings_.empty()) || !process_.is_root()) return;
-    std::array<uint64_t, 8> stated = {m.kept,      m.tokens,      m.loss_tokens,
-                                      m.truncated, m.other_split, m.drops[0] + m.drops[1],
-                                      m.drops[2],  m.drops[3]};
-    bool same = std::equal(sums.begin(), sums.end(), stated.begin(),
-                           [](int64_t a, uint64_t b) { return static_cast<uint64_t>(a) == b; });
-    uint64_t gone = m.drops[0] + m.drops[1] + m.drops[2] + m.drops[3];
-    if (!same || m.rows != m.kept + m.other_split + gone)
-      find(fmt::format("{}: its numbers are not the sums over the shards",
-                       (split.folder / "manifest.json").string()));
-    log::info("{}: {} shards, {} samples, {} tokens: sizes, hashes and checksums hold", split.folder.string(),
-              m.shards.size(), m.kept, m.tokens);
+    if (!process_.is_root()) return;
+    for (size_t i = 0; i < splits_.size(); ++i) {
+      try {
+        check_list(splits_[i], static_cast<uint64_t>(sums[2 * i]), sums[2 * i + 1], add);
+      } catch (const UserError& e) {
+        find(e.what());
+      }
+      if (overlap != splits_[i].manifest.overlap)
+        find(fmt::format("{}: says that {} validation samples are also among the training samples, {} are",
+                         (splits_[i].folder / "manifest.json").string(), splits_[i].manifest.overlap,
+                         overlap));
+    }
+    if (splits_.size() == 2) log::info("{} validation samples are also among the training samples", overlap);
+  }
+
+  template <class F>
+  static void check_list(const Split& split, uint64_t count, int64_t sum, const F& add) {
+    const Manifest::Duplicates& stated = split.manifest.duplicates;
+    fs::path path = split.folder / kDuplicatesName;
+    if (count != stated.rows)
+      user_error("{}: says that {} samples are duplicates of an earlier shard's, {} are",
+                 (split.folder / "manifest.json").string(), stated.rows, count);
+    if (stated.file.empty()) return;
+    if (hash_file(path) != stated.hash)
+      user_error("{}: its hash is not what the manifest says", path.string());
+    DuplicateRows rows(path);
+    constexpr uint64_t kRows = uint64_t{1} << 20;
+    int64_t listed = 0;
+    uint64_t seen = 0;
+    for (uint64_t begin = 0; begin < split.manifest.rows; begin += kRows) {
+      std::vector<uint64_t> some = rows.in(begin, begin + kRows);
+      seen += some.size();
+      for (uint64_t row : some) add(listed, row);
+    }
+    if (seen != count || listed != sum)
+      user_error("{}: lists other rows than those that are duplicates", path.string());
+  }
+
+  void check_sums(const std::vector<SplitTotals>& mine) {
+    for (size_t i = 0; i < splits_.size(); ++i) {
+      const Manifest& m = splits_[i].manifest;
+      SplitTotals part = mine[i];
+      if (!m.duplicates.file.empty())
+        part.subtract(count_duplicates(process_, files_of(splits_[i]),
+                                       DuplicateRows(splits_[i].folder / m.duplicates.file), rows_per_shard(),
+                                       static_cast<TokenId>(m.tokenizer.eot)));
+      const auto& drops = part.counts.drops;
+      std::array<int64_t, 7> sums = {static_cast<int64_t>(part.samples),
+                                     static_cast<int64_t>(part.tokens),
+                                     static_cast<int64_t>(part.loss_tokens),
+                                     static_cast<int64_t>(part.counts.truncated),
+                                     static_cast<int64_t>(drops[0] + drops[1]),
+                                     static_cast<int64_t>(drops[2]),
+                                     static_cast<int64_t>(drops[3])};
+      process_.all_reduce_sum(std::span<int64_t>(sums));
+      if (!process_.is_root()) continue;
+      uint64_t repeated = 0;
+      for (const Split& split : splits_) repeated += split.manifest.duplicates.rows;
+      std::array<uint64_t, 7> stated = {m.kept,
+                                        m.tokens,
+                                        m.loss_tokens,
+                                        m.truncated,
+                                        m.drops[0] + m.drops[1],
+                                        m.drops[2],
+                                        m.drops[3] - repeated};
+      bool same = std::equal(sums.begin(), sums.end(), stated.begin(),
+                             [](int64_t a, uint64_t b) { return static_cast<uint64_t>(a) == b; });
+      uint64_t other = splits_.size() == 2 ? splits_[1 - i].manifest.kept : 0;
+      uint64_t gone = m.drops[0] + m.drops[1] + m.drops[2] + m.drops[3];
+      if (!same || m.other_split != other || m.rows != m.kept + m.other_split + gone) {
+        find(fmt::format("{}: its numbers are not the sums over the shards",
+                         (splits_[i].folder / "manifest.json").string()));
+        continue;
+      }
+      log::info("{}: {} shards, {} samples, {} tokens: sizes, hashes and checksums hold",
+                splits_[i].folder.string(), m.shards.size(), m.kept, m.tokens);
+    }
+  }
+
+  uint64_t rows_per_shard() const {
+    json settings = json::parse(splits_[0].manifest.settings);
+    if (!settings.contains("rows_per_shard") || !settings["rows_per_shard"].is_number_unsigned())
+      user_error("{}: its settings have no rows_per_shard", (folder_ / fs::path("manifest.json")).string());
+    return settings["rows_per_shard"];
   }
 
   static ShardSummary check_shard(const Split& split, const Manifest::Shard& stated) {
@@ -102,7 +200,7 @@ class Verification {
     if (error) user_error("{}: missing ({})", path.string(), error.message());
     if (bytes != stated.bytes)
       user_error("{}: has {} bytes, the manifest says {}", path.string(), bytes, stated.bytes);
-    ShardSummary s = summarise(path, SampleHashes::yes);
+    ShardSummary s = summarise(path);
     if (s.shard.hash != stated.hash)
       user_error("{}: its hash is {}, the manifest says {}", path.string(), s.shard.hash, stated.hash);
     ShardReader reader(path);
@@ -117,16 +215,6 @@ class Verification {
       next = row + 1;
     }
     return s;
-  }
-
-  void check_overlap() {
-    uint64_t overlap = count_overlap(process_, train_hashes_, valid_hashes_);
-    if (!process_.all_agree(findings_.empty()) || !process_.is_root()) return;
-    log::info("{} validation samples are also among the training samples", overlap);
-    uint64_t stated = splits_[1].manifest.overlap;
-    if (overlap != stated)
-      find(fmt::format("{}: says that {} validation samples are also among the training samples, {} are",
-                       (splits_[1].folder / "manifest.json").string(), stated, overlap));
   }
 
   // False when there is nothing to compare with.
@@ -148,22 +236,18 @@ class Verification {
         find(fmt::format("{}: is not the input that {} was made from", input_, folder_));
       return false;
     }
-    scan_sources(process_, sources, unused);
     int64_t compared = 0;
     {
       SourceCursor cursor(sources.files, sources.pieces);
       ChatTemplate chat(m.template_name == "llama3" ? TemplateKind::llama3 : TemplateKind::plain,
                         *tokenizer_);
+      std::vector<uint64_t> all(m.shards.size());
+      std::iota(all.begin(), all.end(), 0);
+      std::vector<std::vector<uint64_t>> units = claim_units(sources, rows_per_shard(), all);
       SharedCounter claims(process_);
-      for (uint64_t i = claims.next(); i < m.shards.size(); i = claims.next()) {
+      for (uint64_t i = claims.next(); i < units.size(); i = claims.next()) {
         claims.progress();
-        for (const Split& split : splits_) {
-          try {
-            compared += compare_shard(split.folder / split.manifest.shards.at(i).file, cursor, chat);
-          } catch (const UserError& e) {
-            find(e.what());
-          }
-        }
+        for (uint64_t shard : units[i]) compared += compare_shards(shard, cursor, chat);
       }
     }
     process_.all_reduce_sum(std::span<int64_t>(&compared, 1));
@@ -171,28 +255,49 @@ class Verification {
     return true;
   }
 
-  int64_t compare_shard(const fs::path& path, SourceCursor& cursor, ChatTemplate& chat) const {
-    ShardReader reader(path);
-    std::vector<uint64_t> offsets = reader.offsets();
-    std::vector<uint32_t> starts = reader.loss_starts();
-    uint64_t count = std::min(kComparedPerShard, reader.samples());
-    if (count == 0) return 0;
-    // Another place in each shard.
-    uint64_t begin = hash64(path.filename().string()) % (reader.samples() - count + 1);
-    for (uint64_t i = begin; i < begin + count; ++i) {
-      std::vector<int32_t> stored;
-      reader.append_tokens(offsets[i], offsets[i + 1] - offsets[i], stored);
-      cursor.seek(reader.row(i));
-      Row row;
-      if (!cursor.next(row))
-        user_error("{}: sample {} is of row {}, which is not there", path.string(), i, reader.row(i));
-      std::string why = difference({stored.begin(), stored.end()}, starts[i],
-                                   {row.system_prompt, row.question, row.response}, chat);
-      if (!why.empty())
-        user_error("{}: sample {} is not what source row {} gives ({})", path.string(), i, reader.row(i),
-                   why);
+  // A sample of a shard of all splits, in source order, for a compressed source is read from its start.
+  int64_t compare_shards(uint64_t shard, SourceCursor& cursor, ChatTemplate& chat) {
+    struct Chosen {
+      uint64_t row;
+      uint64_t sample;
+      const ShardReader* reader;
+    };
+    std::vector<std::unique_ptr<ShardReader>> readers;
+    std::vector<Chosen> chosen;
+    try {
+      for (const Split& split : splits_) {
+        readers.push_back(std::make_unique<ShardReader>(split.folder / split.manifest.shards.at(shard).file));
+        const ShardReader& reader = *readers.back();
+        uint64_t count = std::min(kComparedPerShard, reader.samples());
+        if (count == 0) continue;
+        // Another place in each shard.
+        uint64_t begin = hash64(reader.path().filename().string()) % (reader.samples() - count + 1);
+        for (uint64_t i = begin; i < begin + count; ++i) chosen.push_back({reader.row(i), i, &reader});
+      }
+      std::sort(chosen.begin(), chosen.end(), [](auto& a, auto& b) { return a.row < b.row; });
+      for (const Chosen& one : chosen) compare_sample(*one.reader, one.sample, one.row, cursor, chat);
+    } catch (const UserError& e) {
+      find(e.what());
+      return 0;
     }
-    return static_cast<int64_t>(count);
+    return static_cast<int64_t>(chosen.size());
+  }
+
+  void compare_sample(const ShardReader& reader, uint64_t sample, uint64_t source_row, SourceCursor& cursor,
+                      ChatTemplate& chat) const {
+    uint64_t begin = reader.offset(sample);
+    std::vector<int32_t> stored;
+    reader.append_tokens(begin, reader.offset(sample + 1) - begin, stored);
+    cursor.seek(source_row);
+    Row row;
+    if (!cursor.next(row))
+      user_error("{}: sample {} is of row {}, which is not there", reader.path().string(), sample,
+                 source_row);
+    std::string why = difference({stored.begin(), stored.end()}, reader.loss_start(sample),
+                                 {row.system_prompt, row.question, row.response}, chat);
+    if (!why.empty())
+      user_error("{}: sample {} is not what source row {} gives ({})", reader.path().string(), sample,
+                 source_row, why);
   }
 
   // Empty when the sample is what the fields give. A cut sample is the beginning of it.
@@ -239,8 +344,6 @@ class Verification {
   std::string input_;
   const Tokenizer* tokenizer_;
   std::vector<Split> splits_;
-  std::vector<uint64_t> train_hashes_;
-  std::vector<uint64_t> valid_hashes_;
   std::vector<std::string> findings_;
 };
 

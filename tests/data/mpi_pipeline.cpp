@@ -120,12 +120,12 @@ TEST_CASE("every row is in its shard, in the other split, or counted as dropped"
       drop(DropReason::not_utf8);
     } else if (strip(row.question).empty() || strip(row.response).empty()) {
       drop(DropReason::empty);
-    } else if (!first) {
-      drop(DropReason::duplicate);
     } else {
       chat.encode({row.system_prompt, row.question, row.response}, tokens, loss_start);
       if (tokens.size() > 400) {
         drop(DropReason::too_long);
+      } else if (!first) {
+        drop(DropReason::duplicate);
       } else {
         expected[i] = tokens;
       }

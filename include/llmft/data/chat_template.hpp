@@ -96,7 +96,6 @@ class ChatTemplate {
   std::string scratch_;
   std::string joined_text_;
   std::vector<TokenId> prompt_ids_;
-  std::vector<TokenId> joined_ids_;
 };
 
 // Without the blanks at both ends that Python's str.strip() takes (Unicode white space and U+001C..U+001F).

@@ -12,10 +12,11 @@
 
 namespace llmft {
 
-constexpr int64_t kShardFormatVersion = 1;
+constexpr int64_t kShardFormatVersion = 2;
 
-enum class DropReason { not_utf8, empty, duplicate, too_long };
-constexpr std::array<const char*, 4> kDropReasonNames = {"not_utf8", "empty", "duplicate", "too_long"};
+// In the order in which a row is tried.
+enum class DropReason { not_utf8, empty, too_long, duplicate };
+constexpr std::array<const char*, 4> kDropReasonNames = {"not_utf8", "empty", "too_long", "duplicate"};
 
 struct Manifest {
   struct Tokenizer {
@@ -35,9 +36,16 @@ struct Manifest {
   struct Shard {
     std::string file;
     uint64_t bytes = 0;
-    uint64_t rows = 0;  // samples in it
+    uint64_t rows = 0;  // samples in it, those of `duplicates` among them
     uint64_t tokens = 0;
     uint64_t loss_tokens = 0;
+    std::string hash;
+  };
+  // File of source rows whose samples lie in the shards but are those of an earlier shard: not to be used.
+  struct Duplicates {
+    std::string file;  // empty: there are none
+    uint64_t bytes = 0;
+    uint64_t rows = 0;
     std::string hash;
   };
   struct Lengths {  // tokens of a sample; percentiles by nearest rank
@@ -52,6 +60,7 @@ struct Manifest {
   std::string settings;  // JSON object, as text
   std::vector<Source> sources;
   std::vector<Shard> shards;
+  Duplicates duplicates;
   // rows = kept + other_split + all drops
   uint64_t rows = 0;                // source rows read
   uint64_t kept = 0;                // samples in this folder

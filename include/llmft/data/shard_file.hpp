@@ -26,12 +26,15 @@ struct ShardOrigin {
 
 // What became of the source rows that gave no sample here, and of those that were cut.
 struct ShardCounts {
-  std::array<uint64_t, 4> drops{};  // by DropReason; counted in the training split only
+  std::array<uint64_t, 4> drops{};  // by DropReason, of both splits; duplicates of the same shard only
   uint64_t other_split = 0;
   uint64_t truncated = 0;
 };
 
-// Writes to a temporary name; the file appears under its own at commit(). Holds 20 bytes a sample and one
+// Of a sample's tokens: what makes it a duplicate of another. XXH3-64 of the little-endian ids.
+uint64_t sample_hash(std::span<const uint32_t> tokens);
+
+// Writes to a temporary name; the file appears under its own at commit(). Holds 28 bytes a sample and one
 // buffer of tokens. UserError on a full disk and the like; the temporary file is removed on every way out.
 class ShardWriter {
  public:
@@ -40,7 +43,11 @@ class ShardWriter {
   ShardWriter(const ShardWriter&) = delete;
   ShardWriter& operator=(const ShardWriter&) = delete;
 
-  void add(std::span<const uint32_t> tokens, uint32_t loss_start, uint64_t row);
+  // hash: sample_hash(tokens).
+  void add(std::span<const uint32_t> tokens, uint32_t loss_start, uint64_t row, uint64_t hash);
+  void add(std::span<const uint32_t> tokens, uint32_t loss_start, uint64_t row) {
+    add(tokens, loss_start, row, sample_hash(tokens));
+  }
   // All but the last step: the file is complete, but has its temporary name and may not be on the disk yet.
   void close(const ShardCounts& counts);
   // After close(): fsync and rename. Uses no HDF5, and may run in another thread than the rest.
@@ -71,15 +78,26 @@ class ShardReader {
   std::vector<uint64_t> offsets() const;      // [samples+1]
   std::vector<uint32_t> loss_starts() const;  // [samples]
   uint64_t row(uint64_t sample) const;
+  uint64_t offset(uint64_t sample) const;  // sample <= samples()
+  uint32_t loss_start(uint64_t sample) const;
+  std::vector<uint64_t> rows() const;    // [samples], ascending
+  std::vector<uint64_t> hashes() const;  // [samples]
   // Appends tokens [begin, begin + count).
   void append_tokens(uint64_t begin, uint64_t count, std::vector<int32_t>& out) const;
-  // Touches every chunk, checks that offsets and loss_start make sense.
+  // Touches every chunk, checks that offsets, loss_start and hashes fit the tokens.
   void verify() const;
 
  private:
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
+
+// The hashes and source rows of a shard, read without the rest of it. Holds 16 bytes a sample.
+struct SampleKeys {
+  std::vector<uint64_t> hashes;
+  std::vector<uint64_t> rows;
+};
+SampleKeys read_keys(const std::filesystem::path& path);
 
 // "shard-00017-of-00064.h5"
 std::string shard_name(uint64_t index, uint64_t count);

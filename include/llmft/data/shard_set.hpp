@@ -1,5 +1,6 @@
-// The samples of a shard folder, in source order, for reading. Token data stay in memory-mapped files; what
-// is held in memory is 16 bytes a sample. A chunk's checksum is verified when it is first touched.
+// The samples of a shard folder, in source order, without duplicates, for reading. Token data stay in
+// memory-mapped files; what is held in memory is 16 bytes a sample. A chunk's checksum is verified when it is
+// first touched.
 #pragma once
 
 #include <cstdint>
@@ -64,6 +65,8 @@ class ShardSet {
   std::vector<std::unique_ptr<ShardReader>> shards_;
   std::vector<uint64_t> first_sample_;  // of each shard, and the total
   std::vector<Sample> samples_;
+  // Samples of each shard that are duplicates: how many others stand before each.
+  std::vector<std::vector<uint32_t>> left_out_;
 };
 
 }  // namespace llmft
