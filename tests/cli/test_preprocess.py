@@ -77,8 +77,11 @@ def test_manifest_adds_up(reference):
     assert manifest["drops"] == valid["drops"]
     assert [source["name"] for source in manifest["sources"]] == ["sample.parquet"]
     for m in (manifest, valid):
-        for key, total in (("rows", "kept"), ("tokens", "tokens"), ("loss_tokens", "loss_tokens")):
-            assert sum(shard[key] for shard in m["shards"]) == m[total]
+        repeated = m["duplicates"]["rows"] if m["duplicates"] else 0
+        assert sum(shard["rows"] for shard in m["shards"]) == m["kept"] + repeated
+        for key in ("tokens", "loss_tokens"):
+            assert (sum(shard[key] for shard in m["shards"]) - m[key] > 0) == (repeated > 0)
+    assert manifest["duplicates"]["rows"] > 0 and manifest["drops"]["duplicate"] > manifest["duplicates"]["rows"]
     assert list(manifest) == sorted(manifest)
     assert (manifest["split"], valid["split"]) == ("train", "validation")
 
@@ -86,27 +89,37 @@ def test_manifest_adds_up(reference):
 def test_h5py_reads_the_shards(reference):
     manifest, _, output = reference
     eot, bos = manifest["tokenizer"]["eot"], manifest["tokenizer"]["bos"]
-    lengths, rows = [], []
+    lengths, rows, supervised, samples = [], [], 0, []
+    with h5py.File(output / manifest["duplicates"]["file"]) as file:
+        assert file["row"].fletcher32
+        repeated = file["row"][:]
     for shard in manifest["shards"]:
         with h5py.File(output / shard["file"]) as file:
             assert {name: str(file[name].dtype) for name in file} == {
-                "tokens": "uint32", "offsets": "uint64", "loss_start": "uint32", "row": "uint64"}
+                "tokens": "uint32", "offsets": "uint64", "loss_start": "uint32", "row": "uint64", "hash": "uint64"}
             assert all(file[name].fletcher32 and file[name].chunks and file[name].compression is None for name in file)
             assert file.attrs["format"] == b"llmft-shard"
-            assert file.attrs["format_version"] == 1
+            assert file.attrs["format_version"] == 2
             assert file.attrs["tokenizer_hash"].decode() == manifest["tokenizer"]["hash"]
             tokens, offsets, start = file["tokens"][:], file["offsets"][:], file["loss_start"][:]
-            rows.extend(file["row"][:])
+            row, hashes = file["row"][:], file["hash"][:]
         assert len(tokens) == shard["tokens"] == offsets[-1]
         assert len(start) == shard["rows"] == len(offsets) - 1
         length = np.diff(offsets)
-        lengths.extend(length)
+        assert len(set(hashes)) == len(hashes) == len(row)
+        kept = ~np.isin(row, repeated)
+        rows.extend(row[kept])
+        samples.extend(hashes[kept])
+        lengths.extend(length[kept])
+        supervised += (length - start)[kept].sum()
         assert (start >= 1).all() and (start < length).all()
         assert (length - start).sum() == shard["loss_tokens"]
         assert (tokens[offsets[1:] - 1] == eot).all()
         assert (tokens[offsets[:-1]] == bos).all() and (tokens == bos).sum() == len(start)
         assert tokens.max() < manifest["tokenizer"]["vocabulary_size"]
-    assert rows == sorted(set(rows))
+    assert rows == sorted(set(rows)) and len(rows) == manifest["kept"]
+    assert len(set(samples)) == len(samples)
+    assert (sum(lengths), supervised) == (manifest["tokens"], manifest["loss_tokens"])
     lengths.sort()
     for percent in (50, 90, 95, 99):  # nearest rank
         assert manifest["lengths"][f"p{percent}"] == lengths[-(-len(lengths) * percent // 100) - 1]
@@ -224,6 +237,121 @@ def test_changed_settings_are_refused_unless_forced(tmp_path):
     assert preprocess(SAMPLE, output, "--max-length", 100) == manifest
 
 
+@pytest.mark.parametrize("name", ["a shard", "the list of duplicates"])
+def test_a_second_run_notices_damage_under_the_right_size(reference, tmp_path, name):
+    output = tmp_path / "out"
+    shutil.copytree(reference[2], output)
+    args = ("--rows-per-shard", 100, "--validation", 0.1)
+    done = run("--input", SAMPLE, "--tokenizer", TOKENIZER, "--output", output, *args)
+    assert "already whole" in done.stderr and "undamaged" in done.stderr
+    path = output / ("valid/shard-00002-of-00024.h5" if name == "a shard" else "duplicates.h5")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    done = run("--input", SAMPLE, "--tokenizer", TOKENIZER, "--output", output, *args, ranks=2)
+    assert done.returncode == 0 and f"{path.name}: damaged" in done.stderr
+    assert contents(output) == reference[1]
+
+
+def test_duplicates_are_found_across_shards_in_bounded_memory(reference, tmp_path):
+    """As many partitions of hashes as it takes; every row of a repeated file is a duplicate of the first one's."""
+    rows = pq.read_table(SAMPLE)
+    source = tmp_path / "in"
+    source.mkdir()
+    for name in "ab":
+        pq.write_table(rows, source / f"{name}.parquet")
+    expected, args = reference[0], ("--rows-per-shard", 100, "--validation", 0.1)
+    folders = []
+    for ranks, entries in ((1, 10**6), (3, 200)):
+        done = subprocess.run(command("--input", source, "--tokenizer", TOKENIZER, "--output", tmp_path / f"{ranks}", *args, ranks=ranks),
+                              env=dict(ENV, LLMFT_TEST_PARTITION=str(entries)), capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        folders.append(contents(tmp_path / f"{ranks}"))
+    assert folders[0] == folders[1]
+    manifest = json.loads(folders[0]["manifest.json"])
+    for key in ("kept", "other_split", "tokens", "loss_tokens", "lengths", "truncated", "overlap"):
+        assert manifest[key] == expected[key], key
+    assert manifest["drops"]["duplicate"] == 2 * expected["drops"]["duplicate"] + expected["kept"] + expected["other_split"]
+    done = verify(tmp_path / "3", "--input", source, "--tokenizer", TOKENIZER, ranks=2)
+    assert done.returncode == 0, done.stderr
+
+
+def test_truncated_samples_that_are_the_same_are_duplicates_or_overlap(tmp_path):
+    row = {"system_prompt": "", "question": "q" * 30, "response": "r" * 400}
+    lines = [json.dumps(row | {"response": row["response"] + str(i)}) + "\n" for i in range(200)]
+    (tmp_path / "in.jsonl").write_text("".join(lines))
+    manifest = preprocess(tmp_path / "in.jsonl", tmp_path / "out", "--max-length", 80, "--on-too-long", "truncate",
+                          "--validation", 0.2, "--rows-per-shard", 20)
+    assert (manifest["kept"], manifest["other_split"], manifest["overlap"], manifest["truncated"]) == (1, 1, 1, 1)
+    assert manifest["drops"]["duplicate"] == 198
+    assert verify(tmp_path / "out").returncode == 0
+
+
+def test_lines_are_counted_wherever_blocks_end(tmp_path):
+    """Blank lines, and rows, that lie across the borders of 16 MiB blocks."""
+    row = json.dumps({"system_prompt": "", "question": "q", "response": "r" * 20000}) + "\n"
+    block = 1 << 24
+    text = "\ufeff" + "\n \r\n"
+    count = 0
+    for filler in (" \t" * 300 + "\r\n", "\n" * 900, " " * 900 + row, row):
+        while len(text.encode()) % block < block - 2 * len(row):
+            text += row * 20 if len(text.encode()) % block < block - 30 * len(row) else row
+        pad = block - len(text.encode()) % block - 500
+        if pad > 0:
+            text += " " * pad
+        text += filler
+    (tmp_path / "in.jsonl").write_bytes(text.encode())
+    count = sum(1 for line in text.split("\n") if line.strip(" \t\r\ufeff"))
+    assert len(text) > 3 * block
+    manifest = preprocess(tmp_path / "in.jsonl", tmp_path / "out", "--max-length", 100, ranks=2)
+    assert manifest["rows"] == count
+    assert manifest["sources"][0]["hash"].startswith("xxh3-128/16MiB:")
+
+
+@pytest.mark.parametrize("suffix", ["gz", "zst"])
+def test_compressed_files_are_read_once_each(tmp_path, suffix):
+    """Three compressed files of 20 shards each and a plain one, on three ranks: shards that begin in one file are one rank's, so
+    no rank reads a file that another reads, but for the part of a shard at its end. Counted in the bytes the ranks read."""
+    source = tmp_path / "in"
+    source.mkdir()
+    for i in range(3):
+        write_rows(source / "rows", 4000, seed=i)
+        packed = pa.compress((source / "rows").read_bytes(), codec="gzip" if suffix == "gz" else "zstd", asbytes=True)
+        (source / f"{i}.jsonl.{suffix}").write_bytes(packed)
+    write_rows(source / "rows", 1000, seed=9)
+    (source / "rows").rename(source / "plain.jsonl")
+    args = ("--input", source, "--tokenizer", TOKENIZER, "--rows-per-shard", 190)
+    assert run(*args, "--output", tmp_path / "one").returncode == 0
+    trace = tmp_path / "trace"
+    if shutil.which("strace") is None:
+        done = run(*args, "--output", tmp_path / "three", ranks=3)
+    else:
+        done = subprocess.run(["strace", "-f", "-qq", "-e", "trace=openat", "-o", trace, *command(*args, "--output", tmp_path / "three",
+                              ranks=3)], env=ENV, capture_output=True, text=True, timeout=120)
+        opened = trace.read_text().count(f".jsonl.{suffix}")
+        # each: hashed, counted, read, and once more where a shard runs into it
+        assert opened <= 3 * 4 + 4, opened
+    assert done.returncode == 0, done.stderr
+    assert contents(tmp_path / "one") == contents(tmp_path / "three")
+
+
+def test_small_and_huge_files_balance(tmp_path):
+    """Shares of the rows follow the ranks' speed, whatever the files are like."""
+    source = tmp_path / "in"
+    source.mkdir()
+    write_rows(source / "m-huge.jsonl", 12000)
+    for i in range(150):
+        write_rows(source / f"{'az'[i % 2]}{i:03}.jsonl", 40, seed=100 + i)
+    args = ("--input", source, "--tokenizer", TOKENIZER, "--rows-per-shard", 200)
+    done = subprocess.run(command(*args, "--output", tmp_path / "out", ranks=3), capture_output=True, text=True,
+                          env=dict(ENV, LLMFT_TEST_SLOW_RANK="2:500"), timeout=60)
+    assert done.returncode == 0, done.stderr
+    rows = table_rows(done.stderr)
+    assert sum(rows.values()) == 18000 and rows[2] <= 3000 and min(rows[0], rows[1]) > 3000, rows
+    assert run(*args, "--output", tmp_path / "one").returncode == 0
+    assert contents(tmp_path / "out") == contents(tmp_path / "one")
+
+
 def verify(*args, ranks=1):
     return run("--verify", *args, ranks=ranks)
 
@@ -262,6 +390,7 @@ def damage(path):
         "swapped": (lambda: shutil.copy(path / "shard-00004-of-00024.h5", shard), "shard-00003-of-00024.h5"),
         "sums": (lambda: edit(path / "manifest.json", "tokens", 1), "manifest.json: its numbers"),
         "overlap": (lambda: edit(path / "valid/manifest.json", "overlap", 1), "says that"),
+        "duplicates": (lambda: flip(path / "duplicates.h5", -9), "duplicates.h5"),
     }
 
 
