@@ -17,6 +17,7 @@
 
 #include "llmft/tokenizer/char_masks.hpp"
 #include "llmft/tokenizer/splitter.hpp"
+#include "llmft/tokenizer/unicode.hpp"
 
 namespace llmft {
 
@@ -51,6 +52,27 @@ class Llama3Splitter final : public Splitter {
     scratch.starts.assign(blocks + 1, 0);
     const Found found = mark_runs_(text, scratch.blocks, scratch.starts);
     if (found == Found::long_numbers) mark_long_numbers(text.size(), scratch.blocks, scratch.starts);
+  }
+
+  // After a letter that no letter follows, and after a number that no number follows. A piece ends there
+  // whatever came before and whatever follows: letters and numbers are matched as far as they go, the rule
+  // looks back at nothing, and it looks ahead only in white space. A character is told from its bytes alone,
+  // so invalid ones elsewhere do not matter.
+  size_t last_cut(std::string_view text, size_t from, size_t limit) const override {
+    const UnicodeClasses& classes = UnicodeClasses::get();
+    auto class_at = [&](size_t at) {
+      const DecodedChar c = decode_char(text, at);
+      return c.length == 0 ? CharClass::other : classes[c.code_point];
+    };
+    for (size_t at = limit - 1; at > from; --at) {
+      size_t before = at - 1;
+      while (before > 0 && at - before < 4 && (static_cast<unsigned char>(text[before]) & 0xC0) == 0x80) --before;
+      const DecodedChar c = decode_char(text, before);
+      if (c.length != at - before) continue;
+      const CharClass kind = classes[c.code_point];
+      if ((kind == CharClass::letter || kind == CharClass::number) && class_at(at) != kind) return at;
+    }
+    return 0;
   }
 
  private:

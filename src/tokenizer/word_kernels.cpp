@@ -37,6 +37,11 @@ LLMFT_INLINE void list_positions(const uint64_t* starts, size_t blocks, WordBatc
   batch.count = static_cast<size_t>(out - batch.position);
 }
 
+LLMFT_INLINE void add_long(WordBatch& batch, size_t i, size_t size) {
+  batch.long_pieces[batch.long_count] = static_cast<uint32_t>(i);
+  batch.long_count += size > WordTable::kMaxShort ? 1 : 0;
+}
+
 // Pieces near the end of the text, where 16 bytes may not be read.
 LLMFT_INLINE void last_keys(const char* text, size_t readable, const WordTable& table, WordBatch& batch,
                             size_t first) {
@@ -47,6 +52,7 @@ LLMFT_INLINE void last_keys(const char* text, size_t readable, const WordTable& 
         size <= WordTable::kMaxShort ? WordTable::short_key(text + at, size, readable - at) : WordKey{};
     batch.hash[i] = batch.key[i].hash();
     table.prefetch(batch.hash[i]);
+    add_long(batch, i, size);
   }
 }
 
@@ -55,6 +61,7 @@ void list_portable(const uint64_t* starts, size_t blocks, WordBatch& batch) {
 }
 
 void keys_portable(const char* text, size_t readable, const WordTable& table, WordBatch& batch) {
+  batch.long_count = 0;
   last_keys(text, readable, table, batch, 0);
 }
 
@@ -89,6 +96,7 @@ constexpr KeyMasks kMasks = [] {
 }();
 
 LLMFT_INLINE void find_keys(const char* text, size_t readable, const WordTable& table, WordBatch& batch) {
+  batch.long_count = 0;
   size_t i = 0;
   for (; i < batch.count && batch.position[i] + size_t{16} <= readable; ++i) {
     const size_t at = batch.position[i];
@@ -103,6 +111,7 @@ LLMFT_INLINE void find_keys(const char* text, size_t readable, const WordTable& 
                         static_cast<uint64_t>(_mm_cvtsi128_si64(_mm_unpackhi_epi64(key, key)))};
     batch.hash[i] = words.hash();
     table.prefetch(batch.hash[i]);
+    add_long(batch, i, size);
   }
   last_keys(text, readable, table, batch, i);
 }
@@ -177,6 +186,7 @@ LLMFT_AVX512 void list_avx512(const uint64_t* starts, size_t blocks, WordBatch& 
 
 LLMFT_AVX512 void keys_avx512(const char* text, size_t readable, const WordTable& table, WordBatch& batch) {
   (void)readable;  // masked loads touch no byte beyond the piece
+  batch.long_count = 0;
   for (size_t i = 0; i < batch.count; ++i) {
     const uint32_t at = batch.position[i];
     const uint32_t size = batch.position[i + 1] - at;
@@ -189,6 +199,7 @@ LLMFT_AVX512 void keys_avx512(const char* text, size_t readable, const WordTable
     batch.key[i] = {low, high};
     batch.hash[i] = WordKey{low, high}.hash();
     table.prefetch(batch.hash[i]);
+    add_long(batch, i, size);
   }
 }
 LLMFT_AVX512 size_t look_up_avx512(const WordTable& table, WordBatch& batch, size_t first, size_t& filled) {

@@ -4,8 +4,6 @@
 #include <bit>
 #include <utility>
 
-#include <sys/mman.h>
-
 #include "llmft/base/error.hpp"
 #include "llmft/base/file.hpp"
 
@@ -15,7 +13,6 @@ namespace {
 static_assert(std::endian::native == std::endian::little, "short_key masks the low bytes");
 
 constexpr size_t kSmallest = size_t{1} << 12;
-constexpr size_t kHugePage = size_t{2} << 20;
 constexpr uint64_t kLongMark = uint64_t{0xFF} << 56;  // no short key has a length of 255
 
 bool is_long(const WordKey& key) {
@@ -24,20 +21,8 @@ bool is_long(const WordKey& key) {
 
 }  // namespace
 
-// Every probe is a random access: with small pages most would miss the TLB as well, and some processors drop
-// prefetches that do. The advice counts only before the first touch.
-WordTable::Entries WordTable::allocate(size_t count) {
-  const size_t bytes = count * sizeof(Entry);
-  const size_t alignment = bytes >= kHugePage ? kHugePage : 64;
-  void* memory = std::aligned_alloc(alignment, bytes);
-  if (memory == nullptr) throw std::bad_alloc();
-  if (bytes >= kHugePage) ::madvise(memory, bytes, MADV_HUGEPAGE);
-  std::memset(memory, 0, bytes);
-  return Entries(static_cast<Entry*>(memory));
-}
-
 WordTable::WordTable(size_t max_bytes)
-    : max_bytes_(max_bytes), mask_(kSmallest - 1), entries_(allocate(kSmallest)) {}
+    : max_bytes_(max_bytes), mask_(kSmallest - 1), entries_(make_huge_array<Entry>(kSmallest)) {}
 
 WordTable::WordTable(const WordTable& other) : WordTable(other.max_bytes_) {
   *this = other;
@@ -45,7 +30,7 @@ WordTable::WordTable(const WordTable& other) : WordTable(other.max_bytes_) {
 
 WordTable& WordTable::operator=(const WordTable& other) {
   if (this == &other) return *this;
-  if (mask_ != other.mask_) entries_ = allocate(other.mask_ + 1);
+  if (mask_ != other.mask_) entries_ = make_huge_array<Entry>(other.mask_ + 1);
   mask_ = other.mask_;
   max_bytes_ = other.max_bytes_;
   used_ = other.used_;
@@ -59,23 +44,29 @@ WordKey WordTable::long_key(std::string_view piece) {
   return {hash64(piece), kLongMark | (piece.size() & ~kLongMark)};
 }
 
-bool WordTable::find(const WordKey& key, uint64_t hash, std::string_view piece,
-                     std::vector<TokenId>& out) const {
+const WordTable::Entry* WordTable::search(const WordKey& key, uint64_t hash, std::string_view piece) const {
   for (size_t i = hash & mask_ & ~uint64_t{1}; entries_[i].key.high != 0; i = (i + 1) & mask_) {
     const Entry& entry = entries_[i];
     if (!(entry.key == key)) continue;
-    const uint32_t count = entry.ids[0] >> 24;
-    if (count != 0) {
-      for (uint32_t k = 0; k < count; ++k) out.push_back(entry.ids[k] & kIdMask);
-      return true;
-    }
+    if (!is_long(key)) return &entry;
     const uint32_t* record = arena_.data() + entry.ids[1];
-    const uint32_t* ids = record + 1;
-    if (is_long(key) && std::memcmp(ids + record[0], piece.data(), piece.size()) != 0) continue;
-    out.insert(out.end(), ids, ids + record[0]);
-    return true;
+    if (std::memcmp(record + 1 + record[0], piece.data(), piece.size()) == 0) return &entry;
   }
-  return false;
+  return nullptr;
+}
+
+bool WordTable::find(const WordKey& key, uint64_t hash, std::string_view piece,
+                     std::vector<TokenId>& out) const {
+  const Entry* entry = search(key, hash, piece);
+  if (entry == nullptr) return false;
+  const uint32_t count = entry->ids[0] >> 24;
+  if (count != 0) {
+    for (uint32_t k = 0; k < count; ++k) out.push_back(entry->ids[k] & kIdMask);
+  } else {
+    const uint32_t* record = arena_.data() + entry->ids[1];
+    out.insert(out.end(), record + 1, record + 1 + record[0]);
+  }
+  return true;
 }
 
 size_t WordTable::empty_slot(uint64_t hash) const {
@@ -119,7 +110,7 @@ void WordTable::grow() {
     full_ = true;
     return;
   }
-  Entries old = std::exchange(entries_, allocate(count));
+  HugeArray<Entry> old = std::exchange(entries_, make_huge_array<Entry>(count));
   const size_t old_count = std::exchange(mask_, count - 1) + 1;
   for (size_t i = 0; i < old_count; ++i)
     if (old[i].key.high != 0) entries_[empty_slot(old[i].key.hash())] = old[i];

@@ -62,9 +62,18 @@ class BpeTokenizer final : public Tokenizer {
 
   void encode_matching(std::string_view text, const NameMatcher& names, std::vector<TokenId>& out) const;
   void encode_text(std::string_view text, Workspace& work, std::vector<TokenId>& out) const;
-  // key, hash: of a piece of up to WordTable::kMaxShort bytes.
+  void encode_part(std::string_view text, Workspace& work, std::vector<TokenId>& out) const;
+  // Pieces of the batch at text[base], from `first` on: merges those that the word table lacks, together.
+  void learn(std::string_view text, size_t base, size_t first, Workspace& work) const;
   void encode_missed(std::string_view piece, WordKey key, uint64_t hash, Workspace& work,
                      std::vector<TokenId>& out) const;
+  void find_long_keys(std::string_view text, size_t base, Workspace& work) const;
+  void add_word(std::string_view piece, WordKey key, uint64_t hash, std::span<const TokenId> ids,
+                Workspace& work) const;
+  // Is the word table for it?
+  bool is_kept(std::string_view piece) const;
+  // Where text can be cut for its first part, or its size.
+  size_t cut(std::string_view text) const;
 
   std::string kind_;
   std::vector<std::string> decoded_;  // by id; a special token's is its name
@@ -76,7 +85,7 @@ class BpeTokenizer final : public Tokenizer {
   std::unique_ptr<MergeTable> merges_;
   std::unique_ptr<const WordTable>
       vocabulary_table_;  // every entry of the vocabulary: a workspace's first table
-  size_t longest_entry_ = 0;
+  size_t longest_kept_ = 0;
 
   // Workspaces that no call is using; one more is made when all are in use.
   mutable std::mutex mutex_;

@@ -40,6 +40,9 @@ class Splitter {
   virtual ~Splitter() = default;
   // Bytes that are not valid UTF-8 are taken as characters of their own, of class other.
   virtual void split(std::string_view text, SplitScratch& scratch) const = 0;
+  // The last place after `from` and before `limit` (at most text's size) where text can be cut: the pieces of
+  // both parts are those of the whole. 0: none is known.
+  virtual size_t last_cut(std::string_view /*text*/, size_t /*from*/, size_t /*limit*/) const { return 0; }
 };
 
 // Llama 3's (and cl100k's) rule, without a regex engine.

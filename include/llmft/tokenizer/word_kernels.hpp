@@ -20,13 +20,15 @@ struct WordBatch {
   WordKey key[kMost];             // of pieces longer than WordTable::kMaxShort: zero, which no entry has
   uint64_t hash[kMost];
   TokenId ids[kMost * 4 + 4];
+  uint32_t long_pieces[kMost];  // which pieces are longer than WordTable::kMaxShort
   size_t count = 0;
+  size_t long_count = 0;
 };
 
 struct WordKernels {
   // Lists the bits of `starts` (`blocks` words) in batch.position and sets count.
   void (*list)(const uint64_t* starts, size_t blocks, WordBatch& batch);
-  // Keys and hashes of the batch's pieces, and a prefetch of where they belong. readable: bytes that may be
+  // Keys and hashes of the batch's pieces, a prefetch of where they belong, and the list of long ones. readable: bytes that may be
   // read from text on.
   void (*keys)(const char* text, size_t readable, const WordTable& table, WordBatch& batch);
   // Appends ids of pieces from `first` on to batch.ids, `filled` of which are in use, as long as they are at

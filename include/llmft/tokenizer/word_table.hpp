@@ -8,14 +8,13 @@
 #pragma once
 
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
-#include <memory>
 #include <optional>
 #include <span>
 #include <string_view>
 #include <vector>
 
+#include "llmft/tokenizer/huge_array.hpp"
 #include "llmft/tokenizer/tokenizer.hpp"
 
 namespace llmft {
@@ -72,27 +71,40 @@ class WordTable {
   const Entry* home(uint64_t hash) const { return entries_.get() + (hash & mask_ & ~uint64_t{1}); }
   void prefetch(uint64_t hash) const { __builtin_prefetch(home(hash)); }
 
+  bool at_home(const WordKey& key, uint64_t hash) const {
+    const Entry* entry = home(hash);
+    return (entry[0].key == key) | (entry[1].key == key);
+  }
+  // For words that are long or have many ids, once the home is there.
+  void prefetch_record(const WordKey& key, uint64_t hash) const {
+    const Entry* entry = home(hash);
+    entry += entry[0].key == key ? 0 : 1;
+    if (entry->key == key && entry->ids[0] >> 24 == 0) __builtin_prefetch(arena_.data() + entry->ids[1]);
+  }
+  // As find, without the ids.
+  bool contains(const WordKey& key, uint64_t hash, std::string_view piece) const {
+    return search(key, hash, piece) != nullptr;
+  }
+
   // Appends the ids and returns true, or returns false. piece: only verified for long keys.
   bool find(const WordKey& key, uint64_t hash, std::string_view piece, std::vector<TokenId>& out) const;
   // A piece that is not in the table. Does nothing when the table has reached its bound.
   void insert(const WordKey& key, uint64_t hash, std::string_view piece, std::span<const TokenId> ids);
   bool full() const { return full_; }
+  // Doubles the table; at its bound it becomes full instead.
+  void grow();
 
   size_t size() const { return used_; }
+  size_t max_bytes() const { return max_bytes_; }
   size_t bytes() const { return (mask_ + 1) * sizeof(Entry) + arena_.capacity() * sizeof(uint32_t); }
 
  private:
-  struct Free {
-    void operator()(Entry* entries) const { std::free(entries); }
-  };
-  using Entries = std::unique_ptr<Entry[], Free>;
-  static Entries allocate(size_t count);
   size_t empty_slot(uint64_t hash) const;
-  void grow();
+  const Entry* search(const WordKey& key, uint64_t hash, std::string_view piece) const;
 
   size_t max_bytes_;
   size_t mask_;
-  Entries entries_;
+  HugeArray<Entry> entries_;
   size_t used_ = 0;
   bool full_ = false;
   // Records: count of ids, ids; then, for long keys, the piece's bytes, padded.
