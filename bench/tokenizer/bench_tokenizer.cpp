@@ -1,8 +1,11 @@
 // Speed of the tokenizer alone. Benchmarks of the parts run on made-up text with the vocabulary of
 // inputs/tiny, or with LLMFT_LLAMA3_TOKENIZER. On a text of one's own, as tools/peers/tok_bench.py calls it:
-//   bench_tokenizer --text TOKENIZER TEXT OFFSETS PASSES [IDS]
-// OFFSETS holds where TEXT's documents start, and its size, as u64. A new tokenizer's first pass and PASSES
-// repeated ones are timed in CPU time and printed as JSON in MB/s; IDS gets the ids (u32) of all documents.
+//   bench_tokenizer --text TOKENIZER TEXT OFFSETS FORM ROUNDS PASSES [IDS]
+// OFFSETS holds where TEXT's documents start, and its size, as u64. FORM: doc, one call and one result a
+// document; batch, all ids in one vector that grows from nothing; buffer, TEXT as one document. A round is a
+// new tokenizer, its first pass and PASSES repeated ones, timed in CPU time; one round more comes first, as in
+// a process that has worked before, and is not counted. Prints JSON in MB/s; IDS gets the ids (u32) of all
+// documents.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -117,31 +120,48 @@ double cpu_seconds() {
 int measure(char** arguments) {
   const std::string text = read_file(arguments[1]);
   const std::string offsets = read_file(arguments[2]);
+  const std::string form = arguments[3];
+  const int rounds = std::atoi(arguments[4]);
+  const int passes = std::atoi(arguments[5]);
   std::vector<uint64_t> at(offsets.size() / sizeof(uint64_t));
   std::memcpy(at.data(), offsets.data(), at.size() * sizeof(uint64_t));
-  const auto tokenizer = load_tokenizer(arguments[0]);
-  std::vector<TokenId> ids(text.size());  // touched: the system's page faults are not the tokenizer's
-  auto pass = [&] {
-    ids.clear();
+  if (form == "buffer") at = {0, text.size()};
+  std::vector<TokenId> ids;
+  auto pass = [&](const Tokenizer& tokenizer) {
+    if (form != "doc") ids = {};
     const double start = cpu_seconds();
-    for (size_t i = 0; i + 1 < at.size(); ++i)
-      tokenizer->encode(std::string_view(text).substr(at[i], at[i + 1] - at[i]), ids);
+    for (size_t i = 0; i + 1 < at.size(); ++i) {
+      if (form == "doc") ids.clear();
+      tokenizer.encode(std::string_view(text).substr(at[i], at[i + 1] - at[i]), ids);
+    }
     return static_cast<double>(text.size()) / 1e6 / (cpu_seconds() - start);
   };
-  std::printf("{\"first\": %.2f, \"repeated\": [", pass());
-  const int passes = std::atoi(arguments[3]);
-  for (int i = 0; i < passes; ++i) std::printf("%s%.2f", i == 0 ? "" : ", ", pass());
-  std::printf("]}\n");
-  if (arguments[4] != nullptr)
-    write_file_atomic(arguments[4],
+  std::string first, repeated;
+  auto add = [](std::string& list, double rate) {
+    list += (list.empty() ? "" : ", ") + std::to_string(rate);
+  };
+  for (int round = 0; round <= rounds; ++round) {
+    const auto tokenizer = load_tokenizer(arguments[0]);
+    const double rate = pass(*tokenizer);
+    if (round > 0) add(first, rate);
+    for (int i = 0; round > 0 && i < passes; ++i) add(repeated, pass(*tokenizer));
+  }
+  std::printf("{\"first\": [%s], \"repeated\": [%s]}\n", first.c_str(), repeated.c_str());
+  if (arguments[6] != nullptr) {
+    const auto tokenizer = load_tokenizer(arguments[0]);
+    ids.clear();
+    for (size_t i = 0; i + 1 < at.size(); ++i)
+      tokenizer->encode(std::string_view(text).substr(at[i], at[i + 1] - at[i]), ids);
+    write_file_atomic(arguments[6],
                       {reinterpret_cast<const char*>(ids.data()), ids.size() * sizeof(TokenId)});
+  }
   return 0;
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc >= 6 && std::strcmp(argv[1], "--text") == 0) return measure(argv + 2);
+  if (argc >= 8 && std::strcmp(argv[1], "--text") == 0) return measure(argv + 2);
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
   benchmark::RunSpecifiedBenchmarks();

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstring>
 #include <functional>
 #include <numeric>
 
@@ -21,6 +22,31 @@ constexpr size_t kScan = 16;
 #define LLMFT_INLINE [[gnu::always_inline]] inline
 #define LLMFT_AVX2 [[gnu::target("avx2,bmi,bmi2,lzcnt")]]
 #define LLMFT_AVX512 [[gnu::target("avx512f,avx512bw,avx512dq,avx512vl,bmi,bmi2,lzcnt")]]
+
+// Of values[0 .. width), by the vectors that the caller's target has.
+LLMFT_INLINE int32_t lowest(const int32_t* values, size_t width) {
+  using Sixteen [[gnu::vector_size(64)]] = int32_t;
+  using Eight [[gnu::vector_size(32)]] = int32_t;
+  using Four [[gnu::vector_size(16)]] = int32_t;
+  Sixteen all;
+  std::memcpy(&all, values, sizeof all);
+  for (size_t first = kScan; first < width; first += kScan) {
+    Sixteen more;
+    std::memcpy(&more, values + first, sizeof more);
+    all = all < more ? all : more;
+  }
+  const Eight low8 = __builtin_shufflevector(all, all, 0, 1, 2, 3, 4, 5, 6, 7);
+  const Eight high8 = __builtin_shufflevector(all, all, 8, 9, 10, 11, 12, 13, 14, 15);
+  const Eight eight = low8 < high8 ? low8 : high8;
+  const Four low4 = __builtin_shufflevector(eight, eight, 0, 1, 2, 3);
+  const Four high4 = __builtin_shufflevector(eight, eight, 4, 5, 6, 7);
+  Four four = low4 < high4 ? low4 : high4;
+  Four turned = __builtin_shufflevector(four, four, 2, 3, 0, 1);
+  four = four < turned ? four : turned;
+  turned = __builtin_shufflevector(four, four, 1, 0, 3, 2);
+  four = four < turned ? four : turned;
+  return four[0];
+}
 
 }  // namespace
 
@@ -51,6 +77,9 @@ MergeTable::MergeTable(const std::array<TokenId, 256>& byte_ids, std::span<const
     merged_[rank] = merged;
     entries[m] = pair_key(left, right) << 24 | rank;
   }
+  ranks_are_ids_ = true;
+  for (size_t rank = 0; rank < merged_.size(); ++rank)
+    ranks_are_ids_ = ranks_are_ids_ && (merged_[rank] == rank || merged_[rank] == kNone);
   auto key = [](uint64_t entry) { return entry >> 24; };
   std::stable_sort(entries.begin(), entries.end(), [&](uint64_t a, uint64_t b) { return key(a) < key(b); });
   entries.erase(std::unique(entries.begin(), entries.end(),
@@ -156,18 +185,14 @@ LLMFT_INLINE bool MergeTable::step(Lane& lane) const {
     const auto candidate = static_cast<int32_t>((entry & 0xFFFFFF) << 6 | question->position);
     lane.candidates[question->position] = entry >> 24 == question->key ? candidate : kNever;
   }
-  int32_t lowest[kScan];
-  for (size_t i = 0; i < kScan; ++i) lowest[i] = lane.candidates[i];
-  for (size_t first = kScan; first < lane.width; first += kScan)
-    for (size_t i = 0; i < kScan; ++i) lowest[i] = std::min(lowest[i], lane.candidates[first + i]);
-  int32_t best = kNever;
-  for (size_t i = 0; i < kScan; ++i) best = std::min(best, lowest[i]);
+  const int32_t best = lowest(lane.candidates, lane.width);
   if (best == kNever) return false;
 
   const auto at = static_cast<size_t>(best & 63);
   const uint64_t after = lane.alive & ~uint64_t{1} << at;
   const auto gone = static_cast<size_t>(std::countr_zero(after));
-  const TokenId merged = merged_[static_cast<size_t>(best >> 6)];
+  const auto rank = static_cast<uint32_t>(best >> 6);
+  const TokenId merged = ranks_are_ids_ ? rank : merged_[rank];
   lane.symbols[at] = merged;
   lane.candidates[gone] = kNever;
   lane.alive &= ~(uint64_t{1} << gone);

@@ -91,6 +91,7 @@ class MergeTable {
   EncodeShort encode_short_;
   std::array<TokenId, 256> byte_ids_;
   std::vector<TokenId> merged_;      // by rank
+  bool ranks_are_ids_;               // merged_ says nothing new
   std::vector<int32_t> byte_pairs_;  // 256 x 256, rank << 6 or kNever: the first round needs no hashing
   // A perfect hash of the pairs: a pair is in one slot or nowhere, so that finding it takes no branch. A slot
   // has 40 bits of pair_key and 24 of rank; all ones: empty. Pairs of a group share the displacement that
