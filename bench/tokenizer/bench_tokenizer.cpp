@@ -3,8 +3,8 @@
 //   bench_tokenizer --text TOKENIZER TEXT OFFSETS FORM ROUNDS PASSES [IDS]
 // OFFSETS holds where TEXT's documents start, and its size, as u64. FORM: doc, one call and one result a
 // document; batch, all ids in one vector that grows from nothing; buffer, TEXT as one document. A round is a
-// new tokenizer, its first pass and PASSES repeated ones, timed in CPU time; one round more comes first, as in
-// a process that has worked before, and is not counted. Prints JSON in MB/s; IDS gets the ids (u32) of all
+// new tokenizer, its first pass and PASSES repeated ones, timed in CPU time; one round more comes first, as
+// in a process that has worked before, and is not counted. Prints JSON in MB/s; IDS gets the ids (u32) of all
 // documents.
 #include <algorithm>
 #include <cstdio>

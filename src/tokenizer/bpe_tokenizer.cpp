@@ -239,7 +239,8 @@ void BpeTokenizer::learn(std::string_view text, size_t base, size_t first, Works
     const std::string_view piece = work.pieces[k];
     if (work.words.contains(batch.key[i], batch.hash[i], piece)) continue;  // twice in this batch
     const MergeTable::Range& range = work.ranges[k];
-    add_word(piece, batch.key[i], batch.hash[i], std::span(work.merged).subspan(range.first, range.count), work);
+    add_word(piece, batch.key[i], batch.hash[i], std::span(work.merged).subspan(range.first, range.count),
+             work);
   }
 }
 

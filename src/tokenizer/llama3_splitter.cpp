@@ -66,7 +66,8 @@ class Llama3Splitter final : public Splitter {
     };
     for (size_t at = limit - 1; at > from; --at) {
       size_t before = at - 1;
-      while (before > 0 && at - before < 4 && (static_cast<unsigned char>(text[before]) & 0xC0) == 0x80) --before;
+      while (before > 0 && at - before < 4 && (static_cast<unsigned char>(text[before]) & 0xC0) == 0x80)
+        --before;
       const DecodedChar c = decode_char(text, before);
       if (c.length != at - before) continue;
       const CharClass kind = classes[c.code_point];

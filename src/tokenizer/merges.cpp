@@ -82,9 +82,9 @@ MergeTable::MergeTable(const std::array<TokenId, 256>& byte_ids, std::span<const
     ranks_are_ids_ = ranks_are_ids_ && (merged_[rank] == rank || merged_[rank] == kNone);
   auto key = [](uint64_t entry) { return entry >> 24; };
   std::stable_sort(entries.begin(), entries.end(), [&](uint64_t a, uint64_t b) { return key(a) < key(b); });
-  entries.erase(std::unique(entries.begin(), entries.end(),
-                            [&](uint64_t a, uint64_t b) { return key(a) == key(b); }),
-                entries.end());
+  entries.erase(
+      std::unique(entries.begin(), entries.end(), [&](uint64_t a, uint64_t b) { return key(a) == key(b); }),
+      entries.end());
   size_t capacity = std::bit_ceil(std::max<size_t>(16, entries.size() * 3 / 2));
   while (!place(entries, capacity)) capacity *= 2;
   for (size_t a = 0; a < 256; ++a)
@@ -113,7 +113,8 @@ bool MergeTable::place(std::span<const uint64_t> entries, size_t capacity) {
   std::vector<uint32_t> order(groups);
   std::iota(order.begin(), order.end(), 0u);
   auto size_of = [&](uint32_t group) { return begin[group + 1] - begin[group]; };
-  std::stable_sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) { return size_of(a) > size_of(b); });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](uint32_t a, uint32_t b) { return size_of(a) > size_of(b); });
 
   for (uint32_t group : order) {
     const std::span<const uint64_t> mine(&members[0] + begin[group], size_of(group));
@@ -227,7 +228,8 @@ LLMFT_INLINE void MergeTable::run_lanes(const MergeTable& table, std::span<const
       ranges[lane.piece] = {first, static_cast<size_t>(std::popcount(lane.alive))};
       ids.resize(first + ranges[lane.piece].count);
       TokenId* out = &ids[0] + first;
-      for (uint64_t rest = lane.alive; rest != 0; rest &= rest - 1) *out++ = lane.symbols[std::countr_zero(rest)];
+      for (uint64_t rest = lane.alive; rest != 0; rest &= rest - 1)
+        *out++ = lane.symbols[std::countr_zero(rest)];
       if (next < pieces.size()) {
         table.start(lane, pieces[next], next);
         next = next_short(pieces, next + 1);

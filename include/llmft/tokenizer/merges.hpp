@@ -80,8 +80,8 @@ class MergeTable {
                                  std::span<Range>);
   static void encode_short_avx2(const MergeTable&, std::span<const std::string_view>, std::vector<TokenId>&,
                                 std::span<Range>);
-  static void encode_short_avx512(const MergeTable&, std::span<const std::string_view>,
-                                  std::vector<TokenId>&, std::span<Range>);
+  static void encode_short_avx512(const MergeTable&, std::span<const std::string_view>, std::vector<TokenId>&,
+                                  std::span<Range>);
   static inline void run_lanes(const MergeTable&, std::span<const std::string_view>, std::vector<TokenId>&,
                                std::span<Range>);
   static inline size_t next_short(std::span<const std::string_view> pieces, size_t from);

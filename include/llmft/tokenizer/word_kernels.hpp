@@ -28,8 +28,8 @@ struct WordBatch {
 struct WordKernels {
   // Lists the bits of `starts` (`blocks` words) in batch.position and sets count.
   void (*list)(const uint64_t* starts, size_t blocks, WordBatch& batch);
-  // Keys and hashes of the batch's pieces, a prefetch of where they belong, and the list of long ones. readable: bytes that may be
-  // read from text on.
+  // Keys and hashes of the batch's pieces, a prefetch of where they belong, and the list of long ones.
+  // readable: bytes that may be read from text on.
   void (*keys)(const char* text, size_t readable, const WordTable& table, WordBatch& batch);
   // Appends ids of pieces from `first` on to batch.ids, `filled` of which are in use, as long as they are at
   // home in the table. Returns the first piece that is not, or count.
