@@ -196,6 +196,12 @@ for s in ddp "fsdp full_shard" "fsdp shard_grad_op"; do
   one "full bf16 $s $gpus" "$gpus" "$gpus" --strategy "$strategy" ${mode:+--fsdp-mode "$mode"} "${full[@]}" "${measure[@]}"
 done
 
+say "fewer of the GPU's units for NCCL"
+for ctas in 4 8; do
+  NCCL_MAX_CTAS=$ctas one "lora bf16 fsdp ctas $ctas $gpus" "$gpus" "$gpus" --strategy fsdp "${measure[@]}"
+  NCCL_MAX_CTAS=$ctas one "full bf16 fsdp ctas $ctas $gpus" "$gpus" "$gpus" --strategy fsdp "${full[@]}" "${measure[@]}"
+done
+
 say "the same bits: $gpus packs a step on 1 and $gpus GPUs"
 for kind in lora full; do
   extra=("${measure[@]}")

@@ -83,7 +83,9 @@ void RunFolder::start(const Device& device) {
   report_.started = utc_now();
   report_.hosts = hosts;
   report_.ranks = process_.size();
-  report_.nodes = static_cast<int64_t>(hosts.size());
+  int64_t nodes[] = {process_.local_rank() == 0 ? 1 : 0};
+  process_.all_reduce_sum(nodes);
+  report_.nodes = nodes[0];
   report_.device = device.name();
   report_.build.cuda = cuda_build_version();
   report_.config_hash = config_hash(config_yaml_);

@@ -15,6 +15,10 @@ FULL = ("--adapter-rank", 0)
 SPLITS = [(1, "ddp"), (1, "fsdp"), (2, "ddp"), (2, "fsdp"), (4, "ddp"), (4, "fsdp"), (4, "hsdp")]
 
 
+def sharing(strategy):
+    return ("--strategy", strategy, *(("--hsdp-group", 2) if strategy == "hsdp" else ()))
+
+
 def close(a, b, relative):
     return all(math.isclose(x, y, rel_tol=relative, abs_tol=0) for x, y in zip(a, b, strict=True))
 
@@ -37,8 +41,7 @@ def test_losses_do_not_depend_on_ranks_and_strategy(train_once):
 @pytest.mark.parametrize("adapter_rank", [0, 4], ids=["full", "lora"])
 def test_deterministic_gives_the_same_bits(train_once, precision, adapter_rank):
     options = ("--deterministic", "--precision", precision, "--adapter-rank", adapter_rank)
-    runs = [train_once(*options, "--strategy", strategy, *(["--hsdp-group", 2] if strategy == "hsdp" else []), ranks=ranks)
-            for ranks, strategy in SPLITS]
+    runs = [train_once(*options, *sharing(strategy), ranks=ranks) for ranks, strategy in SPLITS]
     assert len(runs[0].rows()) == 4
     for (ranks, strategy), run in zip(SPLITS, runs):
         assert run.numbers() == runs[0].numbers(), (ranks, strategy)
@@ -98,12 +101,14 @@ FP16 = ("--precision", "fp16", "--train.loss_scale=16e6", "--train.loss_scale_in
     ("SIGKILL", (4, "fsdp"), (1, "ddp"), FULL),
     ("SIGKILL", (2, "ddp"), (2, "ddp"), FP16),
     ("SIGUSR1", (1, "fsdp"), (2, "fsdp"), FP16),
+    ("SIGUSR1", (4, "hsdp"), (2, "fsdp"), FULL),
+    ("SIGUSR1", (2, "fsdp"), (4, "hsdp"), FULL),
 ], ids=lambda v: v if isinstance(v, str) else "full" if v == FULL else "fp16" if v == FP16 else f"{v[1]}{v[0]}")
 def test_interrupted_and_resumed_equals_uninterrupted(train, train_once, train_args, tmp_path, how, before, after,
                                                       options):
     whole = train_once(*LONG, *options, "--strategy", "ddp")
     run = Run(tmp_path / "run")
-    process = start(*train_args, *LONG, *options, "--strategy", before[1], "--output", run.path, ranks=before[0])
+    process = start(*train_args, *LONG, *options, *sharing(before[1]), "--output", run.path, ranks=before[0])
     wait_for_step(process, run, 5)
     if how == "SIGKILL":
         send(process, signal.SIGKILL, rank=before[0] - 1)
@@ -120,7 +125,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(train, train_once, train_a
         assert run.checkpoints()[-1] == f"step-{len(run.rows()):06}"
     assert not run.report()["finished"] and len(run.rows()) < 12
 
-    resumed = train(run.path, *LONG, *options, "--strategy", after[1], "--resume", ranks=after[0])
+    resumed = train(run.path, *LONG, *options, *sharing(after[1]), "--resume", ranks=after[0])
     assert "resuming after step" in resumed.stderr
     assert [row["step"] for row in run.rows()] == [str(i) for i in range(1, 13)]
     assert run.numbers() == whole.numbers()
