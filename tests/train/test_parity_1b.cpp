@@ -139,7 +139,7 @@ TEST_CASE("the exact 1B shape: 200 steps follow PEFT's losses") {
   nlohmann::json parity = read_json(folder / "parity.json");
   const auto& curve = parity.at("curve");
   Model model = gpu_model(folder, parity, "initial_adapter", Precision::bf16);
-  AdamW optimizer({}, {curve.at("clip").get<double>()}, *model.ops, *model.store, *model.comm);
+  AdamW optimizer({}, {curve.at("clip").get<double>()}, *model.ops, *model.store);
   const auto& batches = curve.at("batches");
   double worst = 0, mean = 0;
   size_t count = curve.at("steps").size();
