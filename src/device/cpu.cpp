@@ -43,20 +43,31 @@ class CpuDevice final : public Device {
     return static_cast<size_t>(info.totalram) * info.mem_unit;
   }
 
-  void copy_to_device(void* device, const void* host, size_t bytes) override { copy(device, host, bytes); }
-  void copy_to_host(void* host, const void* device, size_t bytes) override { copy(host, device, bytes); }
-  void copy(void* to, const void* from, size_t bytes) override {
-    if (bytes != 0) std::memmove(to, from, bytes);
+  size_t free_memory() const override {
+    std::ifstream info("/proc/meminfo");
+    for (std::string line; std::getline(info, line);)
+      if (line.starts_with("MemAvailable:")) return std::stoull(line.substr(13)) * 1024;
+    return total_memory();
   }
-  void zero(void* data, size_t bytes) override {
-    if (bytes != 0) std::memset(data, 0, bytes);
-  }
+
   void synchronize() override {}
   std::unique_ptr<Mark> make_mark() override { return std::make_unique<CpuMark>(); }
 
  protected:
   void* allocate_raw(size_t bytes) override { return std::aligned_alloc(256, (bytes + 255) / 256 * 256); }
   void release_raw(void* data) override { std::free(data); }
+  void copy_to_device_raw(void* device, const void* host, size_t bytes) override {
+    copy_raw(device, host, bytes);
+  }
+  void copy_to_host_raw(void* host, const void* device, size_t bytes) override {
+    copy_raw(host, device, bytes);
+  }
+  void copy_raw(void* to, const void* from, size_t bytes) override {
+    if (bytes != 0) std::memmove(to, from, bytes);
+  }
+  void zero_raw(void* data, size_t bytes) override {
+    if (bytes != 0) std::memset(data, 0, bytes);
+  }
   void* allocate_host(size_t bytes) override {
     void* data = allocate_raw(bytes);
     if (data == nullptr) throw std::bad_alloc();

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "llmft/base/text.hpp"
+#include "llmft/device/profile.hpp"
 
 namespace llmft {
 
@@ -16,6 +17,9 @@ const char* name_of(MemoryPart part) {
 
 void* Device::allocate(size_t bytes, MemoryPart part) {
   if (bytes == 0) return nullptr;
+  if (phase_ == DevicePhase::sealed && (kind() != DeviceKind::cpu || part != MemoryPart::workspace))
+    internal_error(fmt::format("{} of device memory for {} were not planned before the first step",
+                               human_bytes(static_cast<double>(bytes)), name_of(part)));
   void* data = allocate_raw(bytes);
   if (data == nullptr)
     user_error(
@@ -34,6 +38,26 @@ void Device::release(void* data, size_t bytes, MemoryPart part) {
   if (data == nullptr) return;
   held_[static_cast<size_t>(part)] -= bytes;
   release_raw(data);
+}
+
+void Device::copy_to_device(void* device, const void* host, size_t bytes) {
+  ProfileScope scope(profile_, "copies to the device", 0, static_cast<double>(bytes));
+  copy_to_device_raw(device, host, bytes);
+}
+
+void Device::copy_to_host(void* host, const void* device, size_t bytes) {
+  ProfileScope scope(profile_, "copies to the host", 0, static_cast<double>(bytes));
+  copy_to_host_raw(host, device, bytes);
+}
+
+void Device::copy(void* to, const void* from, size_t bytes) {
+  ProfileScope scope(profile_, "copies", 0, 2 * static_cast<double>(bytes));
+  copy_raw(to, from, bytes);
+}
+
+void Device::zero(void* data, size_t bytes) {
+  ProfileScope scope(profile_, "clearing", 0, static_cast<double>(bytes));
+  zero_raw(data, bytes);
 }
 
 size_t Device::bytes_held() const {

@@ -67,6 +67,10 @@ std::unique_ptr<Comm> make_comm(const Process& process, Device& device);
 std::unique_ptr<Comm> make_host_comm(const Process& process);
 std::unique_ptr<Comm> make_self_comm();
 std::unique_ptr<Comm> make_self_comm(Device& device);
+// For plans: as if there were so many ranks. Nothing travels.
+std::unique_ptr<Comm> make_dry_comm(int rank, int size);
+// inner, with the time that its collectives hold up the device in the device's profile.
+std::unique_ptr<Comm> make_profiled_comm(std::unique_ptr<Comm> inner, Device& device);
 
 // "2.28.9", or why several ranks cannot use GPUs in this process.
 std::string nccl_version();

@@ -26,22 +26,22 @@ class CudaDevice final : public Device {
   std::string name() const override { return name_; }
   size_t total_memory() const override { return total_memory_; }
 
-  void copy_to_device(void* device, const void* host, size_t bytes) override;
-  void copy_to_host(void* host, const void* device, size_t bytes) override;
-  void copy(void* to, const void* from, size_t bytes) override;
-  void zero(void* data, size_t bytes) override;
+  size_t free_memory() const override;
+
   void synchronize() override;
   std::unique_ptr<Mark> make_mark() override;
 
   int ordinal() const { return ordinal_; }
   cudaStream_t stream() const { return stream_; }
   int multiprocessors() const { return multiprocessors_; }
-  // What the driver could still hand out now.
-  size_t free_memory() const;
 
  protected:
   void* allocate_raw(size_t bytes) override;
   void release_raw(void* data) override;
+  void copy_to_device_raw(void* device, const void* host, size_t bytes) override;
+  void copy_to_host_raw(void* host, const void* device, size_t bytes) override;
+  void copy_raw(void* to, const void* from, size_t bytes) override;
+  void zero_raw(void* data, size_t bytes) override;
   void* allocate_host(size_t bytes) override;
   void release_host(void* data) override;
 

@@ -33,6 +33,12 @@ class Mark {
   virtual double seconds_since(const Mark& earlier) const = 0;
 };
 
+class Profile;
+
+// making: buffers come and go. rehearsing: what is in buffers does not count yet, so trials may write into
+// them. sealed: what a step needs is there.
+enum class DevicePhase { making, rehearsing, sealed };
+
 class Device {
  public:
   virtual ~Device() = default;
@@ -40,17 +46,28 @@ class Device {
   virtual std::string name() const = 0;  // "AMD EPYC 7543", "NVIDIA H100 80GB HBM3"
   virtual size_t total_memory() const = 0;
 
-  // 256-byte aligned. UserError when out of memory, naming part, size and what to lower.
+  // What can still be allocated, by all who use the device.
+  virtual size_t free_memory() const = 0;
+
+  // 256-byte aligned. UserError when out of memory, naming part, size and what to lower. InternalError when
+  // sealed, but for a CPU's workspace: its ops' scratch grows with the shapes that they meet.
   void* allocate(size_t bytes, MemoryPart part);
   void release(void* data, size_t bytes, MemoryPart part);
 
+  DevicePhase phase() const { return phase_; }
+  void set_phase(DevicePhase phase) { phase_ = phase; }
+
   // Stream-ordered; host memory may be pageable. The CPU's are plain memcpy and memset.
-  virtual void copy_to_device(void* device, const void* host, size_t bytes) = 0;
-  virtual void copy_to_host(void* host, const void* device, size_t bytes) = 0;
-  virtual void copy(void* to, const void* from, size_t bytes) = 0;
-  virtual void zero(void* data, size_t bytes) = 0;
+  void copy_to_device(void* device, const void* host, size_t bytes);
+  void copy_to_host(void* host, const void* device, size_t bytes);
+  void copy(void* to, const void* from, size_t bytes);
+  void zero(void* data, size_t bytes);
   virtual void synchronize() = 0;
   virtual std::unique_ptr<Mark> make_mark() = 0;
+
+  // Measures copies and clears too while it is set.
+  void set_profile(Profile* profile) { profile_ = profile; }
+  Profile* profile() const { return profile_; }
 
   size_t bytes_held(MemoryPart part) const { return held_[static_cast<size_t>(part)]; }
   size_t bytes_held() const;
@@ -60,6 +77,10 @@ class Device {
  protected:
   virtual void* allocate_raw(size_t bytes) = 0;  // null when there is none left
   virtual void release_raw(void* data) = 0;
+  virtual void copy_to_device_raw(void* device, const void* host, size_t bytes) = 0;
+  virtual void copy_to_host_raw(void* host, const void* device, size_t bytes) = 0;
+  virtual void copy_raw(void* to, const void* from, size_t bytes) = 0;
+  virtual void zero_raw(void* data, size_t bytes) = 0;
   // Host memory that copies to and from the device need not wait for.
   virtual void* allocate_host(size_t bytes) = 0;
   virtual void release_host(void* data) = 0;
@@ -69,9 +90,15 @@ class Device {
   std::array<size_t, kMemoryParts> held_{};
   std::array<size_t, kMemoryParts> peak_by_part_{};
   size_t peak_ = 0;
+  DevicePhase phase_ = DevicePhase::making;
+  Profile* profile_ = nullptr;
 };
 
 std::unique_ptr<Device> make_cpu_device();
+
+// A device with no memory behind it, to plan for one: it hands out addresses that nothing may read or write,
+// accounts for them as any device, and does nothing when told to copy.
+std::unique_ptr<Device> make_dry_device(DeviceKind kind, std::string name, size_t total_memory);
 
 // What `llmft info` and run.json say of the GPUs of this node; empty without CUDA or without a GPU.
 struct GpuInfo {

@@ -118,19 +118,19 @@ CudaDevice::~CudaDevice() {
   cudaStreamDestroy(stream_);
 }
 
-void CudaDevice::copy_to_device(void* device, const void* host, size_t bytes) {
+void CudaDevice::copy_to_device_raw(void* device, const void* host, size_t bytes) {
   if (bytes != 0) cuda_check(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, stream_));
 }
 
-void CudaDevice::copy_to_host(void* host, const void* device, size_t bytes) {
+void CudaDevice::copy_to_host_raw(void* host, const void* device, size_t bytes) {
   if (bytes != 0) cuda_check(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, stream_));
 }
 
-void CudaDevice::copy(void* to, const void* from, size_t bytes) {
+void CudaDevice::copy_raw(void* to, const void* from, size_t bytes) {
   if (bytes != 0) cuda_check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream_));
 }
 
-void CudaDevice::zero(void* data, size_t bytes) {
+void CudaDevice::zero_raw(void* data, size_t bytes) {
   if (bytes != 0) cuda_check(cudaMemsetAsync(data, 0, bytes, stream_));
 }
 

@@ -4,6 +4,7 @@
 
 #include <memory>
 
+#include "../cuda_sizes.hpp"
 #include "llmft/device/cuda_device.hpp"
 #include "llmft/ops/backend.hpp"
 
@@ -23,7 +24,7 @@ class AttentionEngine {
 // Device memory that this project's kernels keep for themselves beside their arguments, from their first
 // backward on: a float a token and query head. What the library keeps is its own to say.
 inline size_t own_attention_scratch(int64_t tokens, int64_t heads) {
-  return static_cast<size_t>(tokens * heads) * sizeof(float);
+  return cuda_sizes::attention_delta(tokens, heads);
 }
 
 std::unique_ptr<AttentionEngine> make_attention_engine(CudaDevice& device, MatmulMode mode,

@@ -16,6 +16,7 @@
 #define CUDNN_FRONTEND_SKIP_JSON_LIB
 #include <cudnn_frontend.h>
 
+#include "../cuda_sizes.hpp"
 #include "attention_kernels.hpp"
 #include "llmft/base/log.hpp"
 #include "matrix.hpp"
@@ -35,8 +36,6 @@ using Attributes = std::shared_ptr<Tensor_attributes>;
 
 constexpr int64_t kHeadDim = 64;
 constexpr size_t kOldest = 91800;  // before, the backward's workspace for packed documents was too small
-constexpr int64_t kFewestSlots = 64;
-constexpr int64_t kFewestTokens = 1024;
 
 // Names of a graph's tensors.
 enum Id : int64_t { kQ = 1, kK, kV, kOut, kLse, kDout, kDq, kDk, kDv, kLengths, kLengthsAgain, kOffsets };
@@ -44,19 +43,6 @@ enum Id : int64_t { kQ = 1, kK, kV, kOut, kLse, kDout, kDq, kDk, kDv, kLengths, 
 // Which offsets belong to which tensor: entries of DocumentTables::strides.
 enum Offset { kOffQ, kOffK, kOffV, kOffOut, kOffLse, kOffDkv, kOffCount };
 static_assert(kOffCount <= cuda::DocumentTables::kMost);
-
-int64_t round_up(int64_t x, int64_t unit) {
-  return (x + unit - 1) / unit * unit;
-}
-// To a quarter of a power of two: workspaces are linear in it.
-int64_t rounded_tokens(int64_t tokens) {
-  if (tokens <= kFewestTokens) return kFewestTokens;
-  auto below = static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(tokens)));
-  return round_up(tokens, below / 4);
-}
-int64_t rounded_slots(int64_t documents) {
-  return std::max(kFewestSlots, static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(documents))));
-}
 
 bool on_16_bytes(const Tensor& x) {
   return reinterpret_cast<uintptr_t>(x.data) % 16 == 0 && x.ld % 8 == 0;
@@ -229,7 +215,8 @@ CudnnAttention::Plan* CudnnAttention::plan(const AttentionArguments& a, Directio
 
   int64_t kv_width = a.shape.kv_heads * kHeadDim;
   std::array<int64_t, kOffCount> strides = {a.q.ld, a.k.ld, a.v.ld, a.out.ld, a.lse.ld, kv_width};
-  int64_t slots = rounded_slots(a.cu_seqlens.size - 1), tokens = rounded_tokens(a.q.rows);
+  int64_t slots = cuda_sizes::attention_slots(a.cu_seqlens.size - 1),
+          tokens = cuda_sizes::attention_tokens(a.q.rows);
   Key key = {backward, static_cast<int64_t>(a.q.dtype), a.shape.heads, a.shape.kv_heads, slots, tokens};
   key.insert(key.end(), strides.begin(), strides.end());
   auto found = plans_.find(key);
@@ -258,9 +245,11 @@ CudnnAttention::Plan* CudnnAttention::plan(const AttentionArguments& a, Directio
 // Runs the graph on the documents of a.
 void CudnnAttention::run(const AttentionArguments& a, const Plan& plan,
                          std::unordered_map<int64_t, void*> tensors) {
-  int64_t pitch = plan.slots + 32;  // every list on 256 bytes
-  auto lengths_bytes = static_cast<size_t>(round_up(plan.slots, 64)) * sizeof(int32_t);
-  reserve(tables_, device_, lengths_bytes + static_cast<size_t>(plan.count * pitch) * sizeof(int64_t));
+  int64_t pitch = cuda_sizes::attention_table_pitch(plan.slots);
+  size_t lengths_bytes = cuda_sizes::attention_lengths(plan.slots);
+  reserve(tables_, device_,
+          std::max(cuda_sizes::attention_tables(plan.slots, kOffCount),
+                   cuda_sizes::attention_most_tables(a.q.rows, kOffCount)));
   reserve(workspace_, device_, plan.workspace);
   auto* lengths = static_cast<int32_t*>(tables_.data());
   auto* offsets = reinterpret_cast<int64_t*>(static_cast<std::byte*>(tables_.data()) + lengths_bytes);
@@ -301,11 +290,7 @@ bool CudnnAttention::backward(const AttentionArguments& a) {
     Tensor made;
   };
   Gradient gradients[] = {{kDq, a.dq, {}}, {kDk, a.dk, {}}, {kDv, a.dv, {}}};
-  size_t bytes = 0;
-  for (const Gradient& g : gradients)
-    bytes += static_cast<size_t>(backward_plan->tokens * (g.id == kDq ? a.q.ld : g.wanted.cols)) *
-             size_of(g.wanted.dtype);
-  reserve(gradients_, device_, bytes);
+  reserve(gradients_, device_, cuda_sizes::attention_gradients(a.shape, a.q.rows, a.q));
   std::unordered_map<int64_t, void*> tensors = {{kDout, a.dout.data}};
   size_t offset = 0;
   for (Gradient& g : gradients) {

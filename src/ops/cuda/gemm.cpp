@@ -4,10 +4,12 @@
 #include <cmath>
 #include <limits>
 
+#include "../cuda_sizes.hpp"
+
 namespace llmft {
 namespace {
 
-constexpr size_t kWorkspaceBytes = size_t{64} << 20;
+constexpr size_t kWorkspaceBytes = cuda_sizes::kGemmWorkspace;
 constexpr size_t kMostExact = 20000;  // shapes remembered one by one
 constexpr int64_t kAlignment = 16;    // bytes; more gains nothing
 
@@ -33,6 +35,10 @@ int64_t alignment_of(const void* data) {
 int64_t rounded(int64_t tokens) {
   int64_t unit = tokens <= 64 ? 1 : tokens <= 1024 ? 128 : 1024;
   return (tokens + unit - 1) / unit * unit;
+}
+
+bool adds_in_place(const GemmArguments& g) {
+  return g.beta != 0 && g.c.data == g.d.data;
 }
 
 int64_t inner_size(const GemmArguments& g) {
@@ -173,9 +179,25 @@ cublasLtMatmulAlgo_t Gemm::choose(const GemmArguments& arguments, Problem& probl
     internal_error(fmt::format("cuBLASLt has no algorithm for a product of {} x {} x {} in {}, layout {}",
                                exact[kM], exact[kN], exact[kK], name_of(arguments.a.dtype), exact[kLayout]));
   bool time = may_time();
+  if (time && adds_in_place(arguments) && device_.phase() == DevicePhase::sealed) {
+    if (auto found = choice_of_more_tokens(key, arguments.layout))
+      if (auto algorithm = algorithm_of(*found); can_run(problem, algorithm)) return algorithm;
+    time = false;
+  }
   cublasLtMatmulAlgo_t algorithm = candidates[time ? fastest(arguments, problem, candidates) : 0].algorithm;
   choices_->add(key, words_of(algorithm), time);
   return algorithm;
+}
+
+// Where there is no memory for a trial: what was chosen for the next larger number of tokens.
+std::optional<GemmAlgorithm> Gemm::choice_of_more_tokens(GemmKey key, Layout layout) const {
+  constexpr int kSizesTried = 64;
+  auto& tokens = key[layout == Layout::tn ? kK : kM];
+  for (int i = 0; i < kSizesTried; ++i) {
+    tokens = rounded(tokens + 1);
+    if (auto found = choices_->find(key)) return found;
+  }
+  return std::nullopt;
 }
 
 std::vector<Gemm::Candidate> Gemm::ranking(Problem& ranked, Problem& runnable) const {
@@ -213,18 +235,17 @@ size_t Gemm::fastest(const GemmArguments& arguments, Problem& problem,
   if (candidates.size() == 1) return 0;
   constexpr double kWorthwhile = 0.99;  // of the time of the best so far: less is noise
   GemmArguments trial = arguments;
-  // Trials of D += A B would add to D again and again: they get a D of their own for the moment.
-  void* spare = nullptr;
-  if (arguments.beta != 0 && arguments.c.data == arguments.d.data) {
+  // Trials of D += A B would add to D again and again: where D counts they get one of their own for the
+  // moment.
+  Buffer spare;
+  if (adds_in_place(arguments) && device_.phase() == DevicePhase::making) {
     const Tensor& d = arguments.d;
     size_t bytes = static_cast<size_t>((d.rows - 1) * d.ld + d.cols) * size_of(d.dtype);
     constexpr size_t kReserve = size_t{512} << 20;
-    if (device_.free_memory() < bytes + kReserve || cudaMalloc(&spare, bytes) != cudaSuccess) {
-      cudaGetLastError();
-      return 0;
-    }
-    device_.zero(spare, bytes);
-    trial.c.data = trial.d.data = spare;
+    if (device_.free_memory() < bytes + kReserve) return 0;
+    spare = Buffer(device_, bytes, MemoryPart::workspace);
+    device_.zero(spare.data(), bytes);
+    trial.c.data = trial.d.data = spare.data();
   }
   size_t best = 0;
   double best_time = std::numeric_limits<double>::infinity();
@@ -235,7 +256,6 @@ size_t Gemm::fastest(const GemmArguments& arguments, Problem& problem,
       best_time = time;
     }
   }
-  if (spare != nullptr) cuda_check(cudaFree(spare));
   return best;
 }
 

@@ -8,6 +8,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include <cublasLt.h>
@@ -48,6 +49,7 @@ class Gemm {
   GemmKey key_of(const GemmArguments& arguments) const;
   cublasLtMatmulAlgo_t choose(const GemmArguments& arguments, Problem& problem, const GemmKey& exact);
   std::vector<Candidate> ranking(Problem& ranked, Problem& runnable) const;
+  std::optional<GemmAlgorithm> choice_of_more_tokens(GemmKey key, Layout layout) const;
   bool can_run(Problem& problem, const cublasLtMatmulAlgo_t& algorithm) const;
   size_t fastest(const GemmArguments& arguments, Problem& problem, const std::vector<Candidate>& candidates);
   // Seconds of one product; infinity where it cannot run.

@@ -96,24 +96,29 @@ bool CudaOps::prefers_fused(int layout, const Tensor& a, const Tensor& w, const 
          gate_up.ld,
          h ? h.ld : 0};
   if (auto known = gemm_->choices().find(key)) return known->front() == kFused;
+  bool in_place = trial != nullptr;
+  if (in_place && device_.phase() == DevicePhase::sealed) {  // no memory for a trial
+    constexpr int kSizesTried = 64;
+    for (GemmKey larger = key; larger[2] < key[2] + kSizesTried * kRowUnit; larger[2] += kRowUnit)
+      if (auto known = gemm_->choices().find(larger)) return known->front() == kFused;
+    return false;
+  }
   bool result = false, measured = false;
   if (gemm_->may_time()) {
     size_t bytes = static_cast<size_t>(gate_up.rows * gate_up.ld) * size_of(gate_up.dtype);
     constexpr size_t kReserve = size_t{512} << 20;
-    void* spare = nullptr;
-    if (trial == nullptr ||
-        (device_.free_memory() >= bytes + kReserve && cudaMalloc(&spare, bytes) == cudaSuccess)) {
-      if (spare != nullptr) {
-        device_.zero(spare, bytes);
-        trial->data = spare;
+    Buffer spare;
+    if (!in_place || device_.phase() == DevicePhase::rehearsing ||
+        device_.free_memory() >= bytes + kReserve) {
+      if (in_place && device_.phase() == DevicePhase::making) {
+        spare = Buffer(device_, bytes, MemoryPart::workspace);
+        device_.zero(spare.data(), bytes);
+        trial->data = spare.data();
       }
       // the pair first: it may have to choose its product's algorithm
       double pair_time = gemm_->seconds_of(pair), fused_time = gemm_->seconds_of(fused);
       result = fused_time < pair_time;
       measured = true;
-      if (spare != nullptr) cuda_check(cudaFree(spare));
-    } else {
-      cudaGetLastError();
     }
   }
   gemm_->choices().add(key, {result ? kFused : kPair}, measured);

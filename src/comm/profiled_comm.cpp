@@ -1,0 +1,65 @@
+// What a collective costs the device is the time that it stands in wait(): the rest runs beside its work.
+#include <utility>
+
+#include "llmft/comm/comm.hpp"
+#include "llmft/device/profile.hpp"
+
+namespace llmft {
+namespace {
+
+class ProfiledComm final : public Comm {
+ public:
+  ProfiledComm(std::unique_ptr<Comm> inner, Device& device) : inner_(std::move(inner)), device_(device) {}
+  int rank() const override { return inner_->rank(); }
+  int size() const override { return inner_->size(); }
+  Started start_all_reduce(const Tensor& x) override {
+    auto s = scope(x);
+    return inner_->start_all_reduce(x);
+  }
+  Started start_all_gather(const Tensor& shard, const Tensor& full) override {
+    auto s = scope(full);
+    return inner_->start_all_gather(shard, full);
+  }
+  Started start_reduce_scatter(const Tensor& full, const Tensor& shard) override {
+    auto s = scope(full);
+    return inner_->start_reduce_scatter(full, shard);
+  }
+  Started start_all_to_all(const Tensor& sent, const Tensor& received) override {
+    auto s = scope(sent);
+    return inner_->start_all_to_all(sent, received);
+  }
+  Started start_broadcast(const Tensor& x, int root) override {
+    auto s = scope(x);
+    return inner_->start_broadcast(x, root);
+  }
+  void wait(Started collective) override {
+    ProfileScope s(device_.profile(), kGroup);
+    inner_->wait(collective);
+  }
+  void all_reduce_host(std::span<double> values) override {
+    ProfileScope s(device_.profile(), kGroup);
+    inner_->all_reduce_host(values);
+  }
+  Exposed exposed() override { return inner_->exposed(); }
+  std::unique_ptr<Comm> split(int colour) override {
+    return std::make_unique<ProfiledComm>(inner_->split(colour), device_);
+  }
+
+ private:
+  static constexpr const char* kGroup = "communication";
+
+  ProfileScope scope(const Tensor& x) const {
+    return {device_.profile(), kGroup, 0, size() > 1 ? static_cast<double>(x.bytes()) : 0};
+  }
+
+  std::unique_ptr<Comm> inner_;
+  Device& device_;
+};
+
+}  // namespace
+
+std::unique_ptr<Comm> make_profiled_comm(std::unique_ptr<Comm> inner, Device& device) {
+  return std::make_unique<ProfiledComm>(std::move(inner), device);
+}
+
+}  // namespace llmft
