@@ -14,6 +14,10 @@ int with_process(const Process* process, std::span<const std::string> args) {
   return Run(*process, args);
 }
 
+int plan(const Process*, std::span<const std::string> args) {
+  return run_plan(args);
+}
+
 int tokenize(const Process*, std::span<const std::string> args) {
   return run_tokenize(args);
 }
@@ -30,16 +34,6 @@ int chat(const Process*, std::span<const std::string> args) {
   return run_chat(args);
 }
 
-template <const char* Name>
-int not_yet(const Process*, std::span<const std::string>) {
-  user_error(
-      "llmft {}: this version does not have it yet; it has preprocess, train, eval, export, serve, chat, "
-      "tokenize and info",
-      Name);
-}
-
-constexpr char kPlan[] = "plan";
-
 constexpr Command kCommands[] = {
     {"preprocess", "tokenize OpenOrca Parquet or JSONL into HDF5 shards, all ranks together", true,
      with_process<run_preprocess>},
@@ -47,11 +41,11 @@ constexpr Command kCommands[] = {
     {"eval", "perplexity, BLEU and ROUGE of a model, and of it with an adapter", true,
      with_process<run_eval>},
     {"export", "merge an adapter into its model", false, export_model},
+    {"plan", "memory of a training run by part, and the largest micro-batch that fits", false, plan},
     {"serve", "chat page and OpenAI-compatible API on port 7860", false, serve},
     {"chat", "talk to a model in the terminal", false, chat},
     {"tokenize", "text to ids and back on stdin and stdout", false, tokenize},
     {"info", "what this build has and every rank sees", true, with_process<run_info>},
-    {kPlan, "not in this version yet", false, not_yet<kPlan>},
 };
 
 }  // namespace

@@ -25,6 +25,7 @@ class DryDevice final : public Device {
   DeviceKind kind() const override { return kind_; }
   std::string name() const override { return name_; }
   size_t total_memory() const override { return total_memory_; }
+  bool is_dry() const override { return true; }
   size_t free_memory() const override { return total_memory_ - std::min(total_memory_, bytes_held()); }
   void synchronize() override {}
   std::unique_ptr<Mark> make_mark() override { return std::make_unique<DryMark>(); }

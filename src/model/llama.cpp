@@ -84,8 +84,10 @@ Llama::Llama(const LlamaTensors& tensors, const Recipe& recipe, Ops& ops, ParamS
     upload.read = ops.device().make_mark();
   }
 
-  std::vector<float> table = rope_table(c, T);
-  ops.device().copy_to_device(arena_.view(rope_table_).data, table.data(), table.size() * sizeof(float));
+  if (!ops.device().is_dry()) {
+    std::vector<float> table = rope_table(c, T);
+    ops.device().copy_to_device(arena_.view(rope_table_).data, table.data(), table.size() * sizeof(float));
+  }
   auto eps = static_cast<float>(c.rms_norm_eps);
   attention_ = {{c.num_attention_heads, c.num_key_value_heads, D}, eps, arena_.view(rope_table_)};
   mlp_ = {eps};

@@ -16,6 +16,22 @@ bool lies_in(const std::string& path, const std::string& folder) {
   return !error && std::mismatch(outer.begin(), outer.end(), inner.begin(), inner.end()).first == outer.end();
 }
 
+void require_model(const TrainOptions& o) {
+  if (o.model.empty())
+    user_error(
+        "--model: no model folder given; get one with 'hf download meta-llama/Llama-3.2-1B --local-dir "
+        "models/Llama-3.2-1B' (after 'hf auth "
+        "login' and the access request on its page), or use inputs/tiny/model");
+}
+
+void require_whole_batches(const TrainOptions& o, int ranks) {
+  if (o.batch_packs % ranks != 0)
+    user_error(
+        "train.batch_packs: {} micro-batches a step do not divide among {} ranks; use a multiple of {} or "
+        "another number of ranks",
+        o.batch_packs, ranks, ranks);
+}
+
 }  // namespace
 
 void describe(OptionSet& set, TrainOptions& o) {
@@ -103,12 +119,14 @@ void describe(OptionSet& set, TrainOptions& o) {
           {.flag = "--measure-only"});
 }
 
+void validate_for_plan(const TrainOptions& o, int ranks) {
+  require_model(o);
+  require_whole_batches(o, ranks);
+  check_strategy(o.strategy, o.deterministic ? Reduction::tree : Reduction::fast, ranks);
+}
+
 void validate(const TrainOptions& o, int ranks) {
-  if (o.model.empty())
-    user_error(
-        "--model: no model folder given; get one with 'hf download meta-llama/Llama-3.2-1B --local-dir "
-        "models/Llama-3.2-1B' (after 'hf auth "
-        "login' and the access request on its page), or use inputs/tiny/model");
+  require_model(o);
   if (o.data.empty())
     user_error(
         "--data: no shard folder given; make one with 'llmft preprocess --input FILES --tokenizer "
@@ -119,11 +137,7 @@ void validate(const TrainOptions& o, int ranks) {
     if (lies_in(path, o.output))
       user_error("{}: {} lies in the run directory {}, which the run writes to; give another --output", flag,
                  path, o.output);
-  if (o.batch_packs % ranks != 0)
-    user_error(
-        "train.batch_packs: {} micro-batches a step do not divide among {} ranks; use a multiple of {} or "
-        "another number of ranks",
-        o.batch_packs, ranks, ranks);
+  require_whole_batches(o, ranks);
   if (o.steps == 0 && o.epochs <= 0)
     user_error("train.steps: 0 and train.epochs 0; one of them must be positive");
 }

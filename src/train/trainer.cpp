@@ -25,6 +25,8 @@
 #include "llmft/report/machine.hpp"
 #include "llmft/tokenizer/tokenizer.hpp"
 #include "llmft/train/checkpoint.hpp"
+#include "llmft/train/memory_plan.hpp"
+#include "rank_state.hpp"
 #include "run_folder.hpp"
 #include "run_settings.hpp"
 #include "watchdog.hpp"
@@ -42,12 +44,6 @@ double sum_squared_lengths(const Pack& pack) {
   for (size_t i = 1; i < pack.cu_seqlens.size(); ++i)
     total += std::pow(pack.cu_seqlens[i] - pack.cu_seqlens[i - 1], 2);
   return total;
-}
-
-AdapterSpec adapter_of(const TrainOptions& o) {
-  if (!o.adapter_init.empty()) return read_adapter_config(o.adapter_init);
-  if (o.adapter_rank == 0) return {};
-  return {o.adapter_rank, o.adapter_alpha, o.adapter_rslora, normalise_targets(o.adapter_targets)};
 }
 
 // Shards of another tokenizer train without an error and yield nonsense: compare with the model's own, where
@@ -95,21 +91,32 @@ std::unique_ptr<Ops> make_ops(const TrainOptions& o, const Recipe& recipe, Devic
     tuning.file = fs::path(cache) / "llmft/gemm_choices";
   else if (home != nullptr)
     tuning.file = fs::path(home) / ".cache/llmft/gemm_choices";
-  return make_cuda_ops(device, recipe.matmul,
-                       o.deterministic ? AttentionOrder::deterministic : AttentionOrder::fast, tuning);
-}
-
-Reduction reduction_of(const TrainOptions& o) {
-  return o.deterministic ? Reduction::tree : Reduction::fast;
+  return make_cuda_ops(device, recipe.matmul, attention_order_of(o), tuning);
 }
 
 int group_of(const TrainOptions& o, const Process& process) {
   return o.strategy == Strategy::hsdp ? hsdp_group(process, o.hsdp_group) : 0;
 }
 
-// A GPU's matrix units take K in tiles of 64.
-int64_t extension_multiple(const Device& device) {
-  return device.kind() == DeviceKind::cuda ? 64 : 1;
+// What this rank may use of its device now. CUDA's context and NCCL are there already.
+PlanTarget target_of(const TrainOptions& o, const Device& device, const Process& process) {
+  constexpr size_t kKernels = size_t{320} << 20;  // loaded when first used
+  bool gpu = device.kind() == DeviceKind::cuda;
+  return {device.kind(),
+          device.name(),
+          gpu ? device.free_memory() + device.bytes_held()
+              : device.total_memory() / static_cast<size_t>(process.local_size()),
+          gpu ? kKernels : 0,
+          process.size(),
+          group_of(o, process)};
+}
+
+// Refused before data and weights are read.
+LlamaTensors tensors_that_fit(const TrainOptions& o, const LlamaConfig& config, const Device& device,
+                              const Process& process) {
+  LlamaTensors tensors(config, adapter_of(o), extension_multiple(device.kind()));
+  require_fit(o, config, tensors.adapter(), target_of(o, device, process));
+  return tensors;
 }
 
 // One training run on this rank. On a GPU the host is one step ahead of it: a step is begun before the one
@@ -125,7 +132,7 @@ class Trainer {
         ops_(make_ops(options, recipe_, *device_, process)),
         comm_(make_comm(process, *device_)),
         config_(load_llama_config(options.model)),
-        tensors_(config_, adapter_of(options), extension_multiple(*device_)),
+        tensors_(tensors_that_fit(options, config_, *device_, process)),
         shards_(options.data, expectation_of(options, config_)),
         loader_(shards_, {options.pack_tokens, static_cast<uint64_t>(options.seed), LoadOrder::shuffled}),
         batches_(loader_, options.batch_packs, pack_cost(tensors_),
@@ -134,20 +141,12 @@ class Trainer {
         folder_(process, options, config_yaml) {
     {
       auto timed = folder_.phase("load");
-      store_ = make_param_store(options.strategy, {tensors_, recipe_, *ops_, *comm_, reduction_of(options),
-                                                   options.fsdp_mode, group_of(options, process)});
-      load_model(options.model, tensors_, recipe_, static_cast<uint64_t>(options.seed), *store_);
-      if (!options.adapter_init.empty()) load_adapter(options.adapter_init, tensors_, *store_);
-      optimizer_ = std::make_unique<AdamW>(options.adamw,
-                                           GradientOptions{options.clip, recipe_.loss_scaling,
-                                                           options.loss_scale, options.loss_scale_interval},
-                                           *ops_, *store_);
-      llama_ = std::make_unique<Llama>(tensors_, recipe_, *ops_, *store_, LlamaLimits{options.pack_tokens});
+      rank_ = make_rank_state(options, tensors_, recipe_, *ops_, *comm_, group_of(options, process));
+      load_model(options.model, tensors_, recipe_, static_cast<uint64_t>(options.seed), *rank_.store);
+      if (!options.adapter_init.empty()) load_adapter(options.adapter_init, tensors_, *rank_.store);
     }
-    auto outcome_bytes = (static_cast<size_t>(batches_.micro_steps()) + kUpdateFields) * sizeof(double);
-    outcome_ = Buffer(*device_, outcome_bytes, MemoryPart::workspace);
     for (Step& step : steps_) {
-      step.outcome = HostBuffer(*device_, outcome_bytes);
+      step.outcome = HostBuffer(*device_, rank_.outcome.bytes());
       for (auto* mark : {&step.begin, &step.backward_end, &step.reduce_end, &step.end})
         *mark = device_->make_mark();
     }
@@ -192,9 +191,7 @@ class Trainer {
   std::optional<Watchdog> watchdog_;
   double busy_ = 0;             // seconds of this rank's own work in all steps
   double exposed_seconds_ = 0;  // when busy_ was last added to
-  std::unique_ptr<ParamStore> store_;
-  std::unique_ptr<AdamW> optimizer_;
-  std::unique_ptr<Llama> llama_;
+  RankState rank_;
   std::unique_ptr<ShardSet> valid_shards_;
   std::unique_ptr<Loader> valid_loader_;
   Schedule schedule_;
@@ -210,7 +207,6 @@ class Trainer {
     Stopwatch since_start;
   };
   std::array<Step, 2> steps_;
-  Buffer outcome_;
   int64_t started_ = 0;
   PackPosition cursor_;  // of the next step to begin
   Stopwatch since_step_;
@@ -295,25 +291,26 @@ void Trainer::start_step() {
   s.lr = schedule_.at(started_);
   auto scale = static_cast<float>(1 / static_cast<double>(s.scored));
   int64_t micro_steps = batches_.micro_steps();
-  Tensor outcome = outcome_.view(DType::f64, 1, micro_steps + kUpdateFields);
+  Tensor outcome = rank_.outcome.view(DType::f64, 1, micro_steps + kUpdateFields);
   s.begin->record();
-  store_->zero_gradients(micro_steps);
+  rank_.store->zero_gradients(micro_steps);
   for (int64_t j = 0; j < micro_steps; ++j) {
     Stopwatch wait;
     Pack pack = batches_.pack(s.packs, j, cursor_);
     s.data_wait += wait.seconds();
-    llama_->forward_backward(view_of(pack), scale, optimizer_->loss_scale(), outcome.col_range(j, 1));
+    rank_.llama->forward_backward(view_of(pack), scale, rank_.optimizer->loss_scale(),
+                                  outcome.col_range(j, 1));
     s.tokens += static_cast<double>(pack.tokens.size());
     s.samples += static_cast<double>(pack.rows.size());
     s.flops += training_flops(tensors_, static_cast<double>(pack.tokens.size()),
                               static_cast<double>(pack.loss_rows.size()), sum_squared_lengths(pack));
   }
   s.backward_end->record();
-  store_->finish_gradients();
-  optimizer_->judge_gradients();
+  rank_.store->finish_gradients();
+  rank_.optimizer->judge_gradients();
   s.reduce_end->record();
-  optimizer_->step(s.lr);
-  Tensor state = optimizer_->state();
+  rank_.optimizer->step(s.lr);
+  Tensor state = rank_.optimizer->state();
   device_->copy(outcome.col_range(micro_steps, kUpdateFields).data, state.data, state.bytes());
   device_->copy_to_host(s.outcome.data(), outcome.data, outcome.bytes());
   s.end->record();
@@ -419,7 +416,7 @@ double Trainer::validate() {
   for (uint64_t first = 0; first < packs; first += ranks) {
     uint64_t mine = first + static_cast<uint64_t>(process_.rank());
     Pack pack = valid_loader_->pack(0, std::min(mine, packs - 1));
-    double loss = llama_->loss(view_of(pack));
+    double loss = rank_.llama->loss(view_of(pack));
     if (mine < packs) losses[mine] = loss;
   }
   for (uint64_t i = 0; i < packs; ++i) scored += static_cast<double>(valid_loader_->loss_tokens(0, i));
@@ -450,7 +447,7 @@ void Trainer::save() {
   if (last_checkpoint_ == state_.step || o_.measure_only) return;
   auto timed = folder_.phase("checkpoint");
   state_.seconds = seconds_before_ + session_.seconds();
-  save_checkpoint(o_.output, state_, *store_, *optimizer_, process_, o_.checkpoint_keep);
+  save_checkpoint(o_.output, state_, *rank_.store, *rank_.optimizer, process_, o_.checkpoint_keep);
   last_checkpoint_ = state_.step;
 }
 
@@ -461,9 +458,9 @@ void Trainer::end_of_run(bool early) {
     auto timed = folder_.phase("export");
     if (tensors_.full_fine_tuning())
       save_model(output / "model", o_.model, tensors_,
-                 recipe_.compute == DType::f32 ? DType::f32 : DType::bf16, *store_, process_.is_root());
+                 recipe_.compute == DType::f32 ? DType::f32 : DType::bf16, *rank_.store, process_.is_root());
     else
-      save_adapter(output / "adapter", tensors_, o_.model, *store_, process_.is_root());
+      save_adapter(output / "adapter", tensors_, o_.model, *rank_.store, process_.is_root());
   }
   process_.barrier();
   Comm::Exposed exposed = comm_->exposed();
@@ -473,7 +470,8 @@ void Trainer::end_of_run(bool early) {
 }
 
 bool Trainer::resume_from_checkpoint() {
-  auto found = load_checkpoint(o_.output, state_.layout, state_.settings, *store_, *optimizer_, process_);
+  auto found =
+      load_checkpoint(o_.output, state_.layout, state_.settings, *rank_.store, *rank_.optimizer, process_);
   if (!found) {
     if (folder_.finished_before())
       user_error(
@@ -504,7 +502,7 @@ void Trainer::show(Progress& progress) const {
 TrainEnd Trainer::run() {
   state_.layout = tensors_.layout_hash();
   state_.settings = settings();
-  state_.update = optimizer_->read_state();
+  state_.update = rank_.optimizer->read_state();
   bool resumed = o_.resume && resume_from_checkpoint();
   state_.planned_steps = schedule_.total_steps;
   bool go_on = state_.step < schedule_.total_steps && !(resumed && patience_is_over());
@@ -522,6 +520,10 @@ TrainEnd Trainer::run() {
             o_.batch_packs, o_.pack_tokens, process_.size(), process_.size() == 1 ? "" : "s",
             name_of(o_.strategy), name_of(o_.precision));
   if (go_on) {
+    if (device_->kind() == DeviceKind::cuda) {
+      auto timed = folder_.phase("rehearsal");
+      rehearse(rank_, o_, *device_, process_.size());
+    }
     if (!resumed) validate_and_judge(nullptr);
     Progress progress("train", static_cast<uint64_t>(schedule_.total_steps));
     int64_t ahead = device_->kind() == DeviceKind::cpu ? 0 : 1;
@@ -537,6 +539,7 @@ TrainEnd Trainer::run() {
       auto keep_in_flight = [&] { return validates || saves || interrupted_ ? 0 : ahead; };
       while (started_ - state_.step > keep_in_flight()) {
         complete_step();
+        device_->set_phase(DevicePhase::sealed);  // a CPU's rehearsal would take as long as a step
         if (validates && state_.step == started_) go_on = validate_and_judge(&row_);
         folder_.write_step(row_);
         show(progress);

@@ -30,6 +30,7 @@ std::span<const Command> commands();
 int run_train(const Process& process, std::span<const std::string> args);
 int run_eval(const Process& process, std::span<const std::string> args);
 int run_export(std::span<const std::string> args);
+int run_plan(std::span<const std::string> args);
 int run_info(const Process& process, std::span<const std::string> args);
 
 std::string program_help();

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "llmft/comm/process.hpp"
 #include "llmft/tensor/tensor.hpp"
@@ -67,8 +68,9 @@ std::unique_ptr<Comm> make_comm(const Process& process, Device& device);
 std::unique_ptr<Comm> make_host_comm(const Process& process);
 std::unique_ptr<Comm> make_self_comm();
 std::unique_ptr<Comm> make_self_comm(Device& device);
-// For plans: as if there were so many ranks. Nothing travels.
-std::unique_ptr<Comm> make_dry_comm(int rank, int size);
+// For plans: as if there were so many ranks, and so many in the parts that it is split into, split by split.
+// Nothing travels.
+std::unique_ptr<Comm> make_dry_comm(int rank, int size, std::vector<int> split_sizes = {});
 // inner, with the time that its collectives hold up the device in the device's profile.
 std::unique_ptr<Comm> make_profiled_comm(std::unique_ptr<Comm> inner, Device& device);
 

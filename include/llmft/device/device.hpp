@@ -45,6 +45,8 @@ class Device {
   virtual DeviceKind kind() const = 0;
   virtual std::string name() const = 0;  // "AMD EPYC 7543", "NVIDIA H100 80GB HBM3"
   virtual size_t total_memory() const = 0;
+  // Has no memory behind it: values need not be made for it.
+  virtual bool is_dry() const { return false; }
 
   // What can still be allocated, by all who use the device.
   virtual size_t free_memory() const = 0;

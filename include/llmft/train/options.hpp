@@ -72,5 +72,7 @@ void describe(OptionSet& set, TrainOptions& options);
 // Checks what no single option shows (needed paths, ranges that depend on each other); UserError. ranks: of
 // the run.
 void validate(const TrainOptions& options, int ranks);
+// Of these, what a plan needs: a model, a number of ranks that the options fit.
+void validate_for_plan(const TrainOptions& options, int ranks);
 
 }  // namespace llmft
