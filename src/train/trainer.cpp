@@ -455,6 +455,8 @@ void Trainer::end_of_run(bool early) {
   save();
   fs::path output = o_.output;
   if (!o_.measure_only) {
+    rank_.llama.reset();  // gathering whole weights may take the room of its activations
+    device_->set_phase(DevicePhase::making);
     auto timed = folder_.phase("export");
     if (tensors_.full_fine_tuning())
       save_model(output / "model", o_.model, tensors_,

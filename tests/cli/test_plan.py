@@ -40,7 +40,7 @@ def test_a_run_holds_what_was_planned(shards, tmp_path, ranks, strategy, extra):
     options = ["--model", TINY, "--device", "cpu", "--precision", "fp32", "--strategy", strategy, "--pack-tokens",
                "512", "--batch-packs", "4", *extra]
     planned = plan(*options, "--gpus", ranks)
-    done = llmft("train", *options, "--data", shards, "--output", tmp_path / "run", "--steps", "3", "--results", "",
+    done = llmft("train", *options, "--data", shards, "--output", tmp_path / "run", "--steps", "3", "--results", "", "--measure-only",
                  ranks=ranks)
     assert done.returncode == 0, done.stderr
     held = {row["part"]: int(row["bytes"]) for row in csv.DictReader((tmp_path / "run/memory.csv").open())
