@@ -113,7 +113,15 @@ void describe(OptionSet& set, TrainOptions& o) {
       "seconds without progress after which several ranks are ended and the one at fault is named; 0: never",
       {.flag = "--watchdog", .min = 0});
   set.add("report.timing_warmup", o.timing_warmup, "first steps left out of medians", {.min = 0});
-  set.add("report.peak_tflops", o.peak_tflops, "peak of one device, for MFU; 0: unknown", {.min = 0});
+  set.add("report.peak_tflops", o.peak_tflops,
+          "peak of one device in this precision, for MFU; 0: by the device's name", {.min = 0});
+  set.add("report.peak_tb_s", o.peak_tb_s,
+          "peak of one device's memory, 1e12 bytes a second, for --profile; 0: by the device's name",
+          {.min = 0});
+  set.add("report.profile", o.profile, "print where a step's time goes, and write profile.csv",
+          {.flag = "--profile"});
+  set.add("report.profile_steps", o.profile_steps, "steps measured for it, after report.timing_warmup",
+          {.min = 1});
   set.add("report.measure_only", o.measure_only,
           "write the tables alone: no checkpoints, no adapter or model (for measuring speed and memory)",
           {.flag = "--measure-only"});

@@ -29,6 +29,7 @@
 #include "rank_state.hpp"
 #include "run_folder.hpp"
 #include "run_settings.hpp"
+#include "step_profile.hpp"
 #include "watchdog.hpp"
 
 namespace llmft {
@@ -141,6 +142,7 @@ class Trainer {
         folder_(process, options, config_yaml) {
     {
       auto timed = folder_.phase("load");
+      if (options.profile) profile_.emplace(options, tensors_, *device_, ops_, comm_);
       rank_ = make_rank_state(options, tensors_, recipe_, *ops_, *comm_, group_of(options, process));
       load_model(options.model, tensors_, recipe_, static_cast<uint64_t>(options.seed), *rank_.store);
       if (!options.adapter_init.empty()) load_adapter(options.adapter_init, tensors_, *rank_.store);
@@ -150,6 +152,7 @@ class Trainer {
       for (auto* mark : {&step.begin, &step.backward_end, &step.reduce_end, &step.end})
         *mark = device_->make_mark();
     }
+    peaks_ = peaks_of(options, *device_);
     open_validation();
     plan_steps();
   }
@@ -191,6 +194,8 @@ class Trainer {
   std::optional<Watchdog> watchdog_;
   double busy_ = 0;             // seconds of this rank's own work in all steps
   double exposed_seconds_ = 0;  // when busy_ was last added to
+  std::optional<StepProfile> profile_;
+  std::optional<LedgerPeaks> peaks_;
   RankState rank_;
   std::unique_ptr<ShardSet> valid_shards_;
   std::unique_ptr<Loader> valid_loader_;
@@ -206,9 +211,11 @@ class Trainer {
     HostBuffer outcome;  // loss of each micro-batch, UpdateState
     Stopwatch since_start;
   };
+  Pack take_pack(const Step& step, int64_t micro_step);
   std::array<Step, 2> steps_;
   int64_t started_ = 0;
-  PackPosition cursor_;  // of the next step to begin
+  int64_t first_step_ = 0;  // steps done before this start of the run
+  PackPosition cursor_;     // of the next step to begin
   Stopwatch since_step_;
   StepRow row_;  // of the step just done
   bool interrupted_ = false;
@@ -292,12 +299,15 @@ void Trainer::start_step() {
   auto scale = static_cast<float>(1 / static_cast<double>(s.scored));
   int64_t micro_steps = batches_.micro_steps();
   Tensor outcome = rank_.outcome.view(DType::f64, 1, micro_steps + kUpdateFields);
+  TraceRange range("step", started_ + 1);
+  if (profile_) profile_->step_begins(started_ - first_step_);
   s.begin->record();
   rank_.store->zero_gradients(micro_steps);
   for (int64_t j = 0; j < micro_steps; ++j) {
     Stopwatch wait;
-    Pack pack = batches_.pack(s.packs, j, cursor_);
+    Pack pack = take_pack(s, j);
     s.data_wait += wait.seconds();
+    if (profile_) profile_->batch_begins(static_cast<double>(pack.tokens.size()), sum_squared_lengths(pack));
     rank_.llama->forward_backward(view_of(pack), scale, rank_.optimizer->loss_scale(),
                                   outcome.col_range(j, 1));
     s.tokens += static_cast<double>(pack.tokens.size());
@@ -315,6 +325,15 @@ void Trainer::start_step() {
   device_->copy_to_host(s.outcome.data(), outcome.data, outcome.bytes());
   s.end->record();
   ++started_;
+  bool other_work = is_due(o_.validate_every, started_) || is_due(o_.checkpoint_every, started_);
+  if (profile_) profile_->step_ends(!other_work);
+}
+
+Pack Trainer::take_pack(const Step& s, int64_t micro_step) {
+  TraceRange range("data");
+  std::optional<ProfileScope> waiting;
+  if (profile_) waiting.emplace(profile_->data_wait());
+  return batches_.pack(s.packs, micro_step, cursor_);
 }
 
 // Waits for the oldest step begun and takes it into the books.
@@ -400,8 +419,8 @@ void Trainer::complete_step() {
   row_.imbalance = batches_.imbalance(s.packs);
   if (recipe_.loss_scaling) row_.loss_scale = scale_used;
   row_.skipped = !applied;
-  if (o_.peak_tflops > 0)
-    row_.mfu = shared[packs + kFlops] / seconds / (o_.peak_tflops * 1e12 * process_.size());
+  if (peaks_ && peaks_->tflops > 0)
+    row_.mfu = shared[packs + kFlops] / seconds / (peaks_->tflops * 1e12 * process_.size());
   folder_.count_step(row_, samples);
 }
 
@@ -452,6 +471,7 @@ void Trainer::save() {
 }
 
 void Trainer::end_of_run(bool early) {
+  if (profile_) profile_->report(o_.output, process_.is_root());
   save();
   fs::path output = o_.output;
   if (!o_.measure_only) {
@@ -529,7 +549,7 @@ TrainEnd Trainer::run() {
     if (!resumed) validate_and_judge(nullptr);
     Progress progress("train", static_cast<uint64_t>(schedule_.total_steps));
     int64_t ahead = device_->kind() == DeviceKind::cpu ? 0 : 1;
-    started_ = state_.step;
+    started_ = first_step_ = state_.step;
     cursor_ = {state_.epoch, state_.pack};
     since_step_.reset();
     while (go_on && !interrupted_ && state_.step < schedule_.total_steps) {

@@ -64,6 +64,9 @@ struct TrainOptions {
 
   int64_t timing_warmup = 3;
   double peak_tflops = 0;
+  double peak_tb_s = 0;
+  bool profile = false;
+  int64_t profile_steps = 10;
   bool measure_only = false;
 };
 
