@@ -28,7 +28,6 @@ class StepProfile {
   void batch_begins(double tokens, double sum_len_squared);
   // next_is_step: no validation or checkpoint comes between this step and the next.
   void step_ends(bool next_is_step);
-  ProfileScope data_wait() { return {&profile_, "data wait"}; }
 
   // The run is over or its measured steps are done: prints the ledger and writes profile.csv, once.
   void report(const std::filesystem::path& run, bool is_root);

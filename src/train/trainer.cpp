@@ -331,8 +331,7 @@ void Trainer::start_step() {
 
 Pack Trainer::take_pack(const Step& s, int64_t micro_step) {
   TraceRange range("data");
-  std::optional<ProfileScope> waiting;
-  if (profile_) waiting.emplace(profile_->data_wait());
+  ProfileScope waiting(device_->profile(), "data wait");
   return batches_.pack(s.packs, micro_step, cursor_);
 }
 
