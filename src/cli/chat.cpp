@@ -2,11 +2,15 @@
 // answers, and nothing else, go to stdout: a line in, an answer out.
 #include "llmft/cli/chat.hpp"
 
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <optional>
 
+#include <fcntl.h>
+#include <poll.h>
 #include <unistd.h>
 
 #include "answering.hpp"
@@ -67,17 +71,25 @@ void describe(OptionSet& set, ChatOptions& options) {
           {.flag = "--seed", .min = -1});
 }
 
-volatile std::sig_atomic_t g_interrupted = 0;
+int g_interrupts[2] = {-1, -1};  // a pipe: what is in it can be waited for together with the terminal
 
 void note_interrupt(int) {
-  g_interrupted = 1;
+  [[maybe_unused]] auto written = ::write(g_interrupts[1], "", 1);
 }
 
-// Without SA_RESTART, so that it ends a read at the prompt.
 void catch_interrupts() {
+  if (::pipe2(g_interrupts, O_NONBLOCK | O_CLOEXEC) != 0)
+    user_error("cannot make a pipe ({})", std::strerror(errno));
   struct sigaction action {};
   action.sa_handler = note_interrupt;
+  action.sa_flags = SA_RESTART;
   sigaction(SIGINT, &action, nullptr);
+}
+
+// Was Ctrl-C pressed since the last call?
+bool take_interrupt() {
+  char bytes[64];
+  return ::read(g_interrupts[0], bytes, sizeof bytes) > 0;
 }
 
 class LineReader {
@@ -86,9 +98,12 @@ class LineReader {
   std::optional<std::string> next() {
     for (;;) {
       if (size_t end = buffer_.find('\n'); end != std::string::npos) return take(end, end + 1);
+      pollfd ready[] = {{STDIN_FILENO, POLLIN, 0}, {g_interrupts[0], POLLIN, 0}};
+      if (::poll(ready, 2, -1) < 0 && errno == EINTR) continue;
+      if (take_interrupt()) return std::nullopt;
       char bytes[4096];
       ssize_t n = ::read(STDIN_FILENO, bytes, sizeof bytes);
-      if (n < 0 || g_interrupted != 0) return std::nullopt;
+      if (n < 0) return std::nullopt;
       if (n == 0) return buffer_.empty() ? std::nullopt : std::optional(take(buffer_.size(), buffer_.size()));
       buffer_.append(bytes, static_cast<size_t>(n));
     }
@@ -147,7 +162,6 @@ class Conversation {
     for (;;) {
       if (terminal_) std::printf("%s", text.empty() ? "\n> " : "… ");
       std::fflush(stdout);
-      g_interrupted = 0;
       std::optional<std::string> line = reader_.next();
       if (!line) return std::nullopt;
       if (valid_utf8_prefix(*line) != line->size()) {
@@ -258,12 +272,11 @@ class Conversation {
       one.number = engine.submit(std::move(request));
       answers.push_back(std::move(one));
     }
-    g_interrupted = 0;
     Stopwatch watch;
     size_t showing = 0;
     begin(answers[0]);
     while (!engine.idle()) {
-      if (g_interrupted != 0)
+      if (take_interrupt())
         for (const Answer& one : answers) engine.cancel(one.number);
       for (const GenerationEvent& event : engine.step())
         for (Answer& one : answers) {
@@ -281,7 +294,7 @@ class Conversation {
       }
     }
     for (const Answer& one : answers) history_.back().answers[static_cast<size_t>(one.weights)] = one.text;
-    g_interrupted = 0;
+    take_interrupt();  // one that came too late to stop anything
   }
 
   void begin(const Answer& answer) const {

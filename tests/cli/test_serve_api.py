@@ -290,12 +290,12 @@ def test_chat_in_a_terminal(model):
             seen += os.read(leader, 4096).decode(errors="replace")
         return seen
 
-    until("> ")
+    until("\n> ")
     os.write(leader, b"Tell me everything.\n")
     until("everything.\r\n")
     os.read(leader, 1)  # it writes
     os.kill(chat.pid, signal.SIGINT)
-    said = until("> ")
+    said = until("\r\n> ")
     assert "stopped; " in said and "tokens/s" in said
     os.kill(chat.pid, signal.SIGINT)
     assert chat.wait(timeout=10) == 0
