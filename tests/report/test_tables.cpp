@@ -99,7 +99,8 @@ TEST_CASE("steps.csv: the columns of the contract, each row in the file when app
   row.grad_norm = 3;
   log.append(row);
   CHECK(read_file(folder / "steps.csv") ==
-        kStepHeader + first + "2,0.5,0.30000000000000004,2e-04,3,1000,300.5,2048,600,2,0,0,65536,1,0.4,1.25\n");
+        kStepHeader + first +
+            "2,0.5,0.30000000000000004,2e-04,3,1000,300.5,2048,600,2,0,0,65536,1,0.4,1.25\n");
   CHECK(log.first_loss() == 0.1 + 0.2);
   CHECK(parse_double("0.30000000000000004") == 0.1 + 0.2);
 }
