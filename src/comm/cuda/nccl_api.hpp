@@ -5,12 +5,13 @@
 
 namespace llmft {
 
-#define LLMFT_NCCL_FUNCTIONS(X)                                                                            \
-  X(GetVersion)                                                                                            \
-  X(GetUniqueId)                                                                                           \
-  X(CommInitRankConfig) X(CommGetAsyncError) X(CommAbort) X(CommFinalize) X(CommDestroy) X(GetErrorString) \
-      X(GetLastError) X(GroupStart) X(GroupEnd) X(AllReduce) X(AllGather) X(ReduceScatter) X(Broadcast)    \
-          X(Send) X(Recv)
+// clang-format off
+#define LLMFT_NCCL_FUNCTIONS(X) \
+  X(GetVersion) X(GetUniqueId) X(CommInitRankConfig) X(CommGetAsyncError) X(CommAbort) \
+  X(CommFinalize) X(CommDestroy) X(GetErrorString) X(GetLastError) X(GroupStart) \
+  X(GroupEnd) X(AllReduce) X(AllGather) X(ReduceScatter) X(Broadcast) \
+  X(Send) X(Recv)
+// clang-format on
 
 struct NcclApi {
 #define LLMFT_NCCL_MEMBER(name) decltype(&::nccl##name) name;
