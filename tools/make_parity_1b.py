@@ -9,6 +9,7 @@ The references are float32 (no TF32). Beside them stand the errors of PEFT's own
 weights) against the same references: how far bf16 may be off is then not a guess.
 """
 import argparse
+import itertools
 import json
 import pathlib
 
@@ -46,15 +47,17 @@ def sequences(seed, lengths, starts):
 
 
 def forward(model, batch, bf16):
-    """Mean loss over the supervised tokens and the logits of all rows, a document at a time."""
+    """Mean loss over the supervised tokens and the logits of all rows; neighbours of one length go together."""
     total, logits = 0.0, []
-    for s in batch:
-        ids = torch.tensor([s["tokens"]], device="cuda")
+    for _, group in itertools.groupby(batch, key=lambda s: len(s["tokens"])):
+        group = list(group)
+        ids = torch.tensor([s["tokens"] for s in group], device="cuda")
         with torch.autocast("cuda", dtype=torch.bfloat16, enabled=bf16):
-            rows = model(input_ids=ids, use_cache=False).logits[0].float()
-        start = s["loss_start"]
-        total = total + torch.nn.functional.cross_entropy(rows[start - 1:-1], ids[0, start:], reduction="sum")
-        logits.append(rows.detach())
+            rows = model(input_ids=ids, use_cache=False).logits.float()
+        for i, s in enumerate(group):
+            start = s["loss_start"]
+            total = total + torch.nn.functional.cross_entropy(rows[i, start - 1:-1], ids[i, start:], reduction="sum")
+        logits.append(rows.detach().flatten(0, 1))
     return total / sum(len(s["tokens"]) - s["loss_start"] for s in batch), torch.cat(logits)
 
 
