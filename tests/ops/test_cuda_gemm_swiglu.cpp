@@ -235,3 +235,15 @@ TEST_CASE("CUDA: whether SwiGLU goes into the product is measured without harm t
     test.finish();
   }
 }
+
+// For compute-sanitizer: one tile and its tails.
+TEST_CASE("small CUDA: products with SwiGLU" * doctest::skip()) {
+  if (no_gpu()) return;
+  for (Finish finish : {Finish::at_once, Finish::behind}) {
+    Both both(finish);
+    for (DType type : {DType::bf16, DType::f16}) {
+      compare(both, type, {257, 128, 200, 8}, Values::normal);
+      compare(both, type, {1, 256, 64, 0}, Values::exact);
+    }
+  }
+}

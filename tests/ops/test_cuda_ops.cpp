@@ -277,3 +277,31 @@ TEST_CASE("CUDA: memory that is not there is a UserError, and the device goes on
 TEST_CASE("a GPU that does not exist is a UserError") {
   CHECK_THROWS_AS(make_cuda_device(cuda_device_count()), UserError);
 }
+
+// For compute-sanitizer, under which everything is slow (tools/gpu_check.sh): every kernel of the project,
+// small.
+TEST_CASE("small CUDA: ops" * doctest::skip()) {
+  if (no_gpu()) return;
+  Gpu gpu(MatmulMode::f32, first_algorithms());
+  for (DType type : {DType::f32, DType::bf16}) {
+    OpTest odd(*gpu.ops, type), aligned(*gpu.ops, type);
+    odd.matmul_slack = aligned.matmul_slack = kF32;
+    aligned.gaps = {0, 64, 8};
+    for (const OpCase& op_case : without_attention(op_cases())) {
+      if (std::string_view(op_case.name).starts_with("matmul")) continue;
+      std::vector<OpCase> one{op_case};
+      run_cases(odd, one);
+      run_cases(aligned, one);
+    }
+    const std::vector<OpCase> wide = {
+        {"wide norm",
+         [](OpTest& t) {
+           check_norm(t, 5, 2048, 64);
+           check_norm_backward(t, 5, 2048, 64);
+           check_norm(t, 2, 8192, 8);
+         }},
+        {"wide cross_entropy", [](OpTest& t) { check_cross_entropy(t, 2, 40001); }},
+        {"wide sums", [](OpTest& t) { check_sums(t, 200001, 65536); }}};
+    run_cases(aligned, wide);
+  }
+}

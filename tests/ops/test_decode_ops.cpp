@@ -381,3 +381,31 @@ TEST_CASE("CUDA: sampling draws the CPU's tokens") {
     }
   CHECK(same >= total - 1);
 }
+
+// For compute-sanitizer.
+TEST_CASE("small CUDA: decoding" * doctest::skip()) {
+  if (no_gpu()) return;
+  Backend c = cpu(), g = gpu();
+  for (DType type : {DType::f32, DType::bf16}) {
+    CacheCase cache({4, 2, 32});
+    CHECK(largest_difference(cache.run(*g.device, *g.ops, type).out,
+                             cache.run(*c.device, *c.ops, type).out) <= slack(type));
+    for (int64_t rows : {1, 3}) {
+      LinearCase test{rows, 136, 50, 6, true};
+      auto x = normals(rows * test.k), norm = normals(test.k), y = normals(rows * test.n),
+           w = normals((test.n + test.e) * (test.k + test.e), 1 / std::sqrt(static_cast<double>(test.k)));
+      auto wanted = run(test, *c.device, *c.ops, type, x, norm, w, y),
+           got = run(test, *g.device, *g.ops, type, x, norm, w, y);
+      CHECK(largest_difference(got.normed, wanted.normed) <= 4 * slack(type));
+      CHECK(largest_difference(got.swiglu, wanted.swiglu) <= 8 * slack(type));
+      CHECK(largest_difference(got.added, wanted.added) <= 4 * slack(type));
+    }
+  }
+  std::vector<SampleRow> rows{{.temperature = 0, .penalty = 1.3f, .seen = 0},
+                              {.temperature = 1, .top_p = 0.9f, .random_high = 1u << 30},
+                              {.temperature = 1, .top_k = 40, .random_high = 3u << 30}};
+  auto logits = normals(3 * 5003, 8);
+  std::vector<int32_t> seen(static_cast<size_t>(3 * seen_words(5003))), also_seen = seen;
+  CHECK(draw(*g.device, *g.ops, 5003, logits, rows, seen) ==
+        draw(*c.device, *c.ops, 5003, logits, rows, also_seen));
+}

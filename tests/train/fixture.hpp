@@ -1,6 +1,7 @@
 // A model on this rank, put together as the trainer does, for tests against goldens.
 #pragma once
 
+#include <cstdlib>
 #include <filesystem>
 #include <memory>
 #include <vector>
@@ -14,7 +15,13 @@
 #include "llmft/optim/adamw.hpp"
 #include "llmft/parallel/strategy.hpp"
 
-inline const std::filesystem::path kGolden = std::filesystem::path(LLMFT_SOURCE_DIR) / "tests/golden";
+// The checkout: where the programs were built, or LLMFT_SOURCE_DIR for programs that were carried elsewhere.
+inline std::filesystem::path source_folder() {
+  const char* elsewhere = std::getenv("LLMFT_SOURCE_DIR");
+  return elsewhere != nullptr && *elsewhere != '\0' ? elsewhere : LLMFT_SOURCE_DIR;
+}
+
+inline const std::filesystem::path kGolden = source_folder() / "tests/golden";
 
 // Documents one after another, with everything that HostBatch views.
 struct Documents {

@@ -1,0 +1,146 @@
+#!/usr/bin/env python3
+"""On a GPU: what `llmft plan` says beside what `llmft train` then takes, for Llama 3.2-1B's shape at three sizes,
+LoRA and full fine-tuning; and that the GPU's memory does not grow after the first step.
+
+  plan_check.py LLMFT MODEL [--work FOLDER] [--inputs inputs/tiny] [--more 'OPTIONS OF BOTH']
+
+MODEL without a config.json is made: random weights, by torch and transformers. Needs nvidia-smi.
+A run's own account (memory.csv) and the whole GPU's (nvidia-smi, less what others held before) are compared with the
+plan; more than 5 % apart, or memory taken after step 1, ends with exit code 1.
+"""
+import argparse
+import csv
+import io
+import pathlib
+import shlex
+import subprocess
+import sys
+import threading
+import time
+
+MIB = 1 << 20
+TOLERANCE = 0.05
+STEPS = 16
+# what drivers and libraries may move without an allocation of ours: nvidia-smi counts in pages of 2 MiB
+GROWTH = 4 * MIB
+SIZES = [("8192 x 1", ["--pack-tokens", "8192", "--batch-packs", "1"]),
+         ("4096 x 4", ["--pack-tokens", "4096", "--batch-packs", "4"]),
+         ("16384 x 1", ["--pack-tokens", "16384", "--batch-packs", "1"])]
+MODES = [("LoRA r=16", ["--adapter-rank", "16"]), ("full", ["--adapter-rank", "0", "--lr", "1e-5"])]
+
+
+def make_model(folder):
+    import torch
+    import transformers
+
+    config = transformers.LlamaConfig(
+        vocab_size=128256, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16, num_attention_heads=32,
+        num_key_value_heads=8, head_dim=64, rms_norm_eps=1e-5, max_position_embeddings=131072, rope_theta=500000.0,
+        rope_scaling={"factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
+                      "original_max_position_embeddings": 8192, "rope_type": "llama3"},
+        tie_word_embeddings=True, bos_token_id=128000, eos_token_id=128001)
+    torch.manual_seed(1)
+    torch.set_default_dtype(torch.bfloat16)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        model = transformers.LlamaForCausalLM(config)
+    model.to("cpu").save_pretrained(folder)
+
+
+def make_data(llmft, inputs, folder):
+    subprocess.run([llmft, "preprocess", "--input", inputs / "sample.parquet", "--tokenizer", inputs / "model",
+                    "--output", folder, "--force"], check=True, stdout=subprocess.DEVNULL)
+
+
+class GpuMemory:
+    """Bytes in use on the GPU, read ten times a second in a thread."""
+
+    def __init__(self):
+        self.process = subprocess.Popen(["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "-i", "0",
+                                         "-lms", "100"], stdout=subprocess.PIPE, text=True)
+        self.readings = []  # (time, bytes)
+        threading.Thread(target=self.read, daemon=True).start()
+        deadline = time.monotonic() + 10
+        while not self.readings and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+    def read(self):
+        for line in self.process.stdout:
+            self.readings.append((time.monotonic(), int(line) * MIB))
+
+    def most(self, begin, end):
+        return max((b for t, b in self.readings if begin <= t <= end), default=0)
+
+    def stop(self):
+        self.process.terminate()
+
+
+def plan(llmft, options):
+    out = subprocess.run([llmft, "plan", "--format", "csv", *options], check=True, stdout=subprocess.PIPE, text=True).stdout
+    return {row["part"]: int(row["bytes"]) for row in csv.DictReader(io.StringIO(out))}
+
+
+def train(llmft, options, data, folder, gpu):
+    """(bytes by the run's account, most bytes on the GPU, growth after step 1) or a line that says what went wrong."""
+    before, begin = gpu.readings[-1][1], time.monotonic()
+    process = subprocess.Popen([llmft, "train", *options, "--data", data, "--output", folder, "--overwrite", "--results", "",
+                                "--steps", str(STEPS), "--measure-only"],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    first, rows = None, folder / "steps.csv"
+    while process.poll() is None:
+        if first is None and rows.exists() and rows.read_text().count("\n") >= 2:
+            first = time.monotonic()
+        time.sleep(0.01)
+    end = time.monotonic()
+    errors = [line for line in process.stderr.read().splitlines() if "error:" in line]
+    if process.returncode != 0:
+        return errors[0] if errors else f"exit code {process.returncode}"
+    held = {row["part"]: int(row["bytes"]) for row in csv.DictReader((folder / "memory.csv").open())}
+    # readings come up to 0.1 s late; the last ones may see the process go
+    after_first = gpu.most(first - 0.05, first + 0.15) if first else 0
+    growth = gpu.most(first, end) - after_first if after_first else None
+    return held["peak"], gpu.most(begin, end) - before, growth
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("llmft", type=pathlib.Path)
+    parser.add_argument("model", type=pathlib.Path)
+    parser.add_argument("--work", type=pathlib.Path, default=pathlib.Path("gpu-check"))
+    parser.add_argument("--inputs", type=pathlib.Path, default=pathlib.Path("inputs/tiny"))
+    parser.add_argument("--more", default="")
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    llmft = str(args.llmft.resolve())
+    if not (args.model / "config.json").exists():
+        make_model(args.model)
+    data = args.work / "plan-data"
+    if not (data / "manifest.json").exists():
+        make_data(llmft, args.inputs, data)
+    gpu = GpuMemory()
+    failed = 0
+    print(f"{'mode, tokens a step':24} {'plan GiB':>9} {'held GiB':>9} {'':>7} {'plan, all':>9} {'on GPU':>9} {'':>7}"
+          f" {'after step 1':>13}  result")
+    for mode, mode_options in MODES:
+        for size, size_options in SIZES:
+            options = ["--model", str(args.model), "--device", "cuda", *mode_options, *size_options, *shlex.split(args.more)]
+            planned = plan(llmft, options)
+            result = train(llmft, options, data, args.work / "plan-run", gpu)
+            if isinstance(result, str):
+                print(f"{mode + ', ' + size:24} FAILED: {result}", flush=True)
+                failed += 1
+                continue
+            held, on_gpu, growth = result
+            whole = planned["peak"] + planned["outside"]
+            own, all_of_it = planned["peak"] / held - 1, whole / max(on_gpu, 1) - 1
+            good = abs(own) <= TOLERANCE and abs(all_of_it) <= TOLERANCE and growth is not None and growth <= GROWTH
+            failed += not good
+            grown = "not seen" if growth is None else f"{growth / MIB:+.0f} MiB"
+            print(f"{mode + ', ' + size:24} {planned['peak'] / 2**30:9.3f} {held / 2**30:9.3f} {own:+7.2%}"
+                  f" {whole / 2**30:9.3f} {on_gpu / 2**30:9.3f} {min(all_of_it, 9.99):+7.2%} {grown:>13}  {'ok' if good else 'FAILED'}",
+                  flush=True)
+    gpu.stop()
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
