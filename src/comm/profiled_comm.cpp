@@ -32,6 +32,9 @@ class ProfiledComm final : public Comm {
     auto s = scope(x);
     return inner_->start_broadcast(x, root);
   }
+  Started start_together(const char* name, size_t bytes, const std::function<void()>& start) override {
+    return inner_->start_together(name, bytes, start);
+  }
   void wait(Started collective) override {
     ProfileScope s(device_.profile(), kGroup);
     inner_->wait(collective);
@@ -43,6 +46,10 @@ class ProfiledComm final : public Comm {
   Exposed exposed() override { return inner_->exposed(); }
   std::unique_ptr<Comm> split(int colour) override {
     return std::make_unique<ProfiledComm>(inner_->split(colour), device_);
+  }
+  std::unique_ptr<Comm> beside() override {
+    auto other = inner_->beside();
+    return other == nullptr ? nullptr : std::make_unique<ProfiledComm>(std::move(other), device_);
   }
 
  private:

@@ -38,7 +38,8 @@ void AdamW::judge_gradients() {
   Tensor sums = sums_.view(DType::f64, 1, static_cast<int64_t>(sums_.bytes() / sizeof(double)));
   if (!store_.replicated()) ops_.device().zero(sums.data, sums.bytes());
   const LlamaTensors& tensors = store_.tensors();
-  for (int b = 0; b < tensors.block_count(); ++b) {
+  // the embedding's gradients, the first block's, arrive last
+  for (int b = tensors.block_count() - 1; b >= 0; --b) {
     ShardRange range = store_.local_range(b);
     if (range.begin == range.end) continue;
     int64_t chunk = norm_chunk(tensors.block(b).trainable_numel);
@@ -74,6 +75,7 @@ void AdamW::step(double lr) {
       ops_.adamw(params, state(), part(p), part(moments.m), part(moments.v), part(g),
                  copy ? part(copy) : Tensor{});
     }
+    store_.updated(b);
   }
   store_.publish(ParamStore::Stale::adapters_only);
 }

@@ -34,6 +34,9 @@ class GatherSlots {
   // be used or one more than planned.
   Slot* free_slot(bool ahead);
   void touch(Slot& slot) { slot.used = ++clock_; }
+  void forget(int block) {
+    if (Slot* slot = find(block)) slot->block = -1;
+  }
   void forget_all() {
     for (auto& slot : slots_) slot->block = -1;
   }

@@ -1,6 +1,7 @@
 // DDP, and one rank: every rank holds everything, gradients are summed over ranks, and each rank does the
 // same update. All blocks' gradients lie in one buffer, so that neighbours are summed together.
 #include <algorithm>
+#include <deque>
 
 #include "gradient_tree.hpp"
 #include "shard_ops.hpp"
@@ -15,10 +16,11 @@ constexpr size_t kBucketBytes = size_t{32} << 20;
 
 class ReplicatedStore final : public ParamStore {
  public:
-  explicit ReplicatedStore(const StoreContext& context) : c_(context) {
+  explicit ReplicatedStore(const StoreContext& context)
+      : c_(context), pool_(c_.ops.device(), c_.comm, MemoryPart::gathered) {
     bool full = c_.tensors.full_fine_tuning();
     Device& device = c_.ops.device();
-    int64_t total = 0, largest = 0;
+    int64_t total = 0;
     for (const Block& block : c_.tensors.blocks()) {
       Held h;
       h.map = ShardMap(block.trainable_numel, c_.comm.size(), norm_chunk(block.trainable_numel));
@@ -35,13 +37,11 @@ class ReplicatedStore final : public ParamStore {
       device.zero(h.master.data(), h.master.bytes());
       device.zero(h.frozen.data(), h.frozen.bytes());
       total += elements;
-      largest = std::max(largest, elements);
       held_.push_back(std::move(h));
     }
     gradients_ = Buffer(device, static_cast<size_t>(total) * sizeof(float), MemoryPart::gradients);
     device.zero(gradients_.data(), gradients_.bytes());  // the space between tensors stays so
-    if (c_.reduction == Reduction::tree && c_.comm.size() > 1)
-      exchange_ = Buffer(device, static_cast<size_t>(largest) * sizeof(float), MemoryPart::gathered);
+    group_bytes_ = std::min(kBucketBytes, gradients_.bytes() / 4);
   }
 
   const LlamaTensors& tensors() const override { return c_.tensors; }
@@ -63,11 +63,13 @@ class ReplicatedStore final : public ParamStore {
       h.ready = 0;
     }
     micro_batches_ = micro_batches;
+    sent_.clear();
     unsent_ = total();
   }
 
   GradientState open_gradients(int block) override {
     Held& h = held(block);
+    if (c_.reduction == Reduction::tree) exchanged(block);
     GradientState state = h.state;
     Tensor gradient = gradient_flat(block);
     if (state == GradientState::undefined && !c_.tensors.full_fine_tuning())
@@ -83,13 +85,13 @@ class ReplicatedStore final : public ParamStore {
     check(micro_batches_ == 0 || h.ready <= micro_batches_, "more micro-batches than were announced");
     Tensor gradient = gradient_flat(block);
     if (c_.reduction == Reduction::tree) {
-      if (c_.comm.size() > 1) {
-        Tensor pieces = flat(exchange_).col_range(0, h.gradient_numel);
-        c_.comm.all_to_all(gradient, pieces);
-        h.tree->add(tree_sum(c_.ops, pieces, c_.comm.size()));
-      } else {
+      if (c_.comm.size() == 1) {
         h.tree->add(gradient);
+        return;
       }
+      waiting_.push_back(block);
+      waiting_bytes_ += gradient.bytes();
+      if (waiting_bytes_ >= group_bytes_) exchange();
     } else if (h.ready == micro_batches_) {
       send_from(h.gradient_begin, kBucketBytes);
     }
@@ -98,18 +100,21 @@ class ReplicatedStore final : public ParamStore {
   void finish_gradients() override {
     if (c_.reduction == Reduction::fast) {
       send_from(0, 0);
-      for (Started sent : sent_) c_.comm.wait(sent);
-      sent_.clear();
       return;
     }
+    exchange();
+    while (!exchanging_.empty()) add_up();
+    std::vector<std::pair<Tensor, Tensor>> slices;  // this rank's, and the whole
     for (int b = 0; b < c_.tensors.block_count(); ++b) {
       Held& h = held(b);
       if (h.gradient_numel == 0) continue;
       Tensor gradient = gradient_flat(b), sum = h.tree->total();
-      Tensor mine = gradient.col_range(c_.comm.rank() * h.map.shard, h.map.shard);
-      c_.ops.device().copy(mine.data, sum.data, sum.bytes());
-      c_.comm.all_gather(mine, gradient);
+      slices.emplace_back(gradient.col_range(c_.comm.rank() * h.map.shard, h.map.shard), gradient);
+      c_.ops.device().copy(slices.back().first.data, sum.data, sum.bytes());
     }
+    c_.comm.wait(c_.comm.start_together("all_gather", gradients_.bytes(), [&] {
+      for (auto& [mine, whole] : slices) c_.comm.start_all_gather(mine, whole);
+    }));
   }
 
   ShardRange local_range(int block) const override { return {0, c_.tensors.block(block).trainable_numel}; }
@@ -118,7 +123,12 @@ class ReplicatedStore final : public ParamStore {
     return {numel * c_.comm.rank() / c_.comm.size(), numel * (c_.comm.rank() + 1) / c_.comm.size()};
   }
   Tensor local_master(int block) override { return trained(block, flat(held(block).master)); }
-  Tensor local_gradient(int block) override { return trained(block, gradient_flat(block)); }
+  Tensor local_gradient(int block) override {
+    int64_t begin = held(block).gradient_begin, end = begin + held(block).gradient_numel;
+    for (const Sent& sent : sent_)
+      if (sent.begin < end && begin < sent.end) c_.comm.wait(sent.sum);
+    return trained(block, gradient_flat(block));
+  }
 
   Tensor local_compute(int block) override {
     const Buffer& compute = held(block).compute;
@@ -181,17 +191,73 @@ class ReplicatedStore final : public ParamStore {
   void send_from(int64_t begin, size_t at_least) {
     if (c_.comm.size() == 1 || begin >= unsent_) return;
     if (static_cast<size_t>(unsent_ - begin) * sizeof(float) < at_least) return;
-    sent_.push_back(c_.comm.start_all_reduce(flat(gradients_).col_range(begin, unsent_ - begin)));
+    sent_.push_back(
+        {begin, unsent_, c_.comm.start_all_reduce(flat(gradients_).col_range(begin, unsent_ - begin))});
     unsent_ = begin;
   }
 
+  // tree: the blocks that wait travel together, while the next ones' gradients are computed.
+  void exchange() {
+    if (waiting_.empty()) return;
+    Group group{std::move(waiting_), pool_.take(waiting_bytes_), {}};
+    waiting_.clear();
+    group.sum = c_.comm.start_together("all_to_all", waiting_bytes_, [&] {
+      for_each(group, [&](int block, const Tensor& pieces) {
+        c_.comm.start_all_to_all(gradient_flat(block), pieces);
+      });
+    });
+    waiting_bytes_ = 0;
+    exchanging_.push_back(std::move(group));
+    while (exchanging_.size() > 1) add_up();
+  }
+  void add_up() {
+    Group group = std::move(exchanging_.front());
+    exchanging_.pop_front();
+    c_.comm.wait(group.sum);
+    for_each(group, [&](int block, const Tensor& pieces) {
+      held(block).tree->add(tree_sum(c_.ops, pieces, c_.comm.size()));
+    });
+    pool_.give(std::move(group.pieces));
+  }
+  // Until the block's gradients may be written again.
+  void exchanged(int block) {
+    auto has = [&](const std::vector<int>& blocks) {
+      return std::find(blocks.begin(), blocks.end(), block) != blocks.end();
+    };
+    if (has(waiting_)) exchange();
+    while (std::any_of(exchanging_.begin(), exchanging_.end(), [&](const Group& g) { return has(g.blocks); }))
+      add_up();
+  }
+
+  struct Group {
+    std::vector<int> blocks;
+    Buffer pieces;  // the ranks', block by block
+    Started sum;
+  };
+  template <class Use>
+  void for_each(const Group& group, const Use& use) {
+    int64_t at = 0;
+    for (int block : group.blocks) {
+      use(block, flat(group.pieces).col_range(at, held(block).gradient_numel));
+      at += held(block).gradient_numel;
+    }
+  }
+  struct Sent {
+    int64_t begin, end;
+    Started sum;
+  };
+
   StoreContext c_;
+  Pool pool_;
   std::vector<Held> held_;
   Buffer gradients_;
-  Buffer exchange_;  // tree: the ranks' pieces of one block
+  size_t group_bytes_ = 0;    // tree: what is worth an exchange of its own
+  std::vector<int> waiting_;  // tree: blocks to be exchanged
+  size_t waiting_bytes_ = 0;
+  std::deque<Group> exchanging_;
   int64_t micro_batches_ = 0;
   int64_t unsent_ = 0;
-  std::vector<Started> sent_;
+  std::vector<Sent> sent_;
 };
 
 }  // namespace

@@ -37,10 +37,14 @@ Tensor tree_sum(Ops& ops, const Tensor& pieces, int count);
 class Pool {
  public:
   Pool(Device& device, Comm& comm, MemoryPart part) : device_(device), comm_(comm), part_(part) {}
-  // Zero when it is new. kind: buffers serve for each other where it and their size are the same.
-  Buffer take(size_t bytes, int kind = -1) {
-    auto it = free_.find({kind, bytes});
-    if (it == free_.end()) {
+  // Zero when it is new. kind: buffers serve for each other where it and their size are the same. turns: as
+  // many are made before one is used again, so that what the last ones are still needed for is not waited
+  // for.
+  Buffer take(size_t bytes, int kind = -1, int turns = 1) {
+    std::pair key(kind, bytes);
+    auto it = free_.lower_bound(key);  // of equal ones the one that has been back for longest
+    if (it == free_.end() || it->first != key || made_[key] < turns) {
+      ++made_[key];
       Buffer buffer(device_, bytes, part_);
       device_.zero(buffer.data(), bytes);
       return buffer;
@@ -64,6 +68,7 @@ class Pool {
   Comm& comm_;
   MemoryPart part_;
   std::multimap<std::pair<int, size_t>, Idle> free_;
+  std::map<std::pair<int, size_t>, int> made_;
 };
 
 }  // namespace llmft

@@ -6,19 +6,17 @@
 // complete. publish() brings them up to date, in the slices and in the slots: frozen weights stay gathered
 // over the end of a step.
 #include <algorithm>
-#include <deque>
+#include <vector>
 
 #include "gather_slots.hpp"
-#include "gradient_tree.hpp"
+#include "gradient_exchange.hpp"
 #include "shard_ops.hpp"
 #include "stores.hpp"
 
 namespace llmft {
 namespace {
 
-constexpr int kSlots = 3;                 // the layer in use and the two after it
-constexpr size_t kGradientsUnderWay = 2;  // blocks whose gradients may be travelling
-constexpr size_t kMastersUnderWay = 3;
+constexpr int kSlots = 3;  // the layer in use and the two after it
 
 class ShardedStore final : public ParamStore {
  public:
@@ -27,9 +25,13 @@ class ShardedStore final : public ParamStore {
         group_(context.comm.size() == group ? nullptr : context.comm.split(context.comm.rank() / group)),
         copies_(group_ == nullptr ? nullptr : context.comm.split(context.comm.rank() % group)),
         shards_(group_ == nullptr ? context.comm : *group_),
-        pool_(c_.ops.device(), shards_, MemoryPart::gathered) {
+        beside_(shards_.beside()),
+        pool_(c_.ops.device(), shards_, MemoryPart::gathered),
+        gradients_(c_.ops, shards_, beside_.get(), copies_.get(), c_.reduction, pool_) {
     std::vector<int> kinds = count_kinds();
     for (int b = 0; b < c_.tensors.block_count(); ++b) build(b, kinds[static_cast<size_t>(held_.size())]);
+    gradients_.plan(c_.tensors.full_fine_tuning() ? GradientExchange::Amount::weights
+                                                  : GradientExchange::Amount::adapters);
   }
 
   const LlamaTensors& tensors() const override { return c_.tensors; }
@@ -62,64 +64,21 @@ class ShardedStore final : public ParamStore {
       if (b >= 0 && b <= last && held(b).slots != nullptr) bring(b, /*ahead=*/true);
   }
 
-  void zero_gradients(int64_t) override {
-    for (Held& h : held_) {
-      h.fresh = true;
-      h.tree->clear();
-    }
-  }
+  void zero_gradients(int64_t) override { gradients_.clear(); }
 
-  // A buffer that was used before was another block's of the same layout, so that the space between tensors
-  // is still zero.
   GradientState open_gradients(int block) override {
-    Held& h = held(block);
-    if (h.trained_map.numel == 0) return GradientState::undefined;
-    h.opened = pool_.take(whole_gradient_bytes(h), h.kind);
-    if (!c_.tensors.full_fine_tuning()) c_.ops.device().zero(h.opened.data(), h.opened.bytes());
+    if (held(block).trained_map.numel == 0) return GradientState::undefined;
+    gradients_.open(block);
+    if (!c_.tensors.full_fine_tuning()) {
+      Tensor opened = gradients_.opened(block);
+      c_.ops.device().zero(opened.data, opened.bytes());
+    }
     return GradientState::undefined;
   }
-
-  // The sum over ranks runs beside the next blocks' backward pass; what it needs is kept until settle().
   void gradients_ready(int block) override {
-    Held& h = held(block);
-    if (h.trained_map.numel == 0) return;
-    Travelling t{block, {}, {}};
-    if (c_.reduction == Reduction::tree) {
-      t.arriving = pool_.take(whole_gradient_bytes(h));
-      t.sum = shards_.start_all_to_all(flat(h.opened), flat(t.arriving));
-    } else if (h.fresh) {
-      t.sum = shards_.start_reduce_scatter(flat(h.opened), flat(h.gradient));
-      h.fresh = false;
-    } else {
-      t.arriving = pool_.take(h.gradient.bytes());
-      t.sum = shards_.start_reduce_scatter(flat(h.opened), flat(t.arriving));
-    }
-    pool_.give(std::move(h.opened), h.kind, t.sum);
-    h.opened = Buffer();
-    travelling_.push_back(std::move(t));
-    while (travelling_.size() > kGradientsUnderWay) settle();
+    if (held(block).trained_map.numel != 0) gradients_.ready(block);
   }
-
-  void finish_gradients() override {
-    while (!travelling_.empty()) settle();
-    for (Held& h : held_) {
-      if (h.trained_map.numel == 0) continue;
-      if (c_.reduction == Reduction::tree) {
-        // of a slice each copy's rank has summed its piece
-        Tensor sum = h.tree->total(), gradient = flat(h.gradient);
-        Tensor mine = gradient.col_range(copy_rank() * sum.numel(), sum.numel());
-        c_.ops.device().copy(mine.data, sum.data, sum.bytes());
-        if (copies_ != nullptr) copies_->all_gather(mine, gradient);
-      } else if (h.fresh) {
-        c_.ops.device().zero(h.gradient.data(), h.gradient.bytes());
-      }
-    }
-    if (copies_ == nullptr || c_.reduction == Reduction::tree) return;
-    Started last;
-    for (Held& h : held_)
-      if (h.trained_map.numel != 0) last = copies_->start_all_reduce(flat(h.gradient));
-    copies_->wait(last);
-  }
+  void finish_gradients() override { gradients_.finish(); }
 
   ShardRange local_range(int block) const override {
     return held_[static_cast<size_t>(block)].trained_map.range(shards_.rank());
@@ -132,8 +91,8 @@ class ShardedStore final : public ParamStore {
             mine = copies_ == nullptr ? 0 : copies_->rank();
     return {range.begin + length * mine / copies, range.begin + length * (mine + 1) / copies};
   }
-  Tensor local_master(int block) override { return trained(block, held(block).master); }
-  Tensor local_gradient(int block) override { return trained(block, held(block).gradient); }
+  Tensor local_master(int block) override { return trained(block, flat(held(block).master)); }
+  Tensor local_gradient(int block) override { return trained(block, gradients_.slice(block)); }
 
   Tensor local_compute(int block) override {
     Held& h = held(block);
@@ -142,11 +101,26 @@ class ShardedStore final : public ParamStore {
     return mine ? mine.col_range(0, range.end - range.begin) : mine;
   }
 
+  // What the optimizer has done with travels while it does the rest.
+  void updated(int block) override {
+    if (c_.tensors.full_fine_tuning()) show(block);
+  }
+
   void publish(Stale stale) override {
-    if (c_.tensors.full_fine_tuning())
-      publish_weights(stale);
-    else
+    if (!c_.tensors.full_fine_tuning()) {
       publish_adapters();
+      return;
+    }
+    for (int b = 0; b < c_.tensors.block_count(); ++b) {
+      if (stale == Stale::compute) {
+        Tensor mine = compute_slice(held(b));
+        if (mine) c_.ops.convert(flat(held(b).master), mine);
+        show(b);
+      } else if (!held(b).shown) {
+        show(b);
+      }
+      held(b).shown = false;
+    }
   }
 
   void set_frozen(int block, std::span<const std::byte> frozen) override {
@@ -173,10 +147,10 @@ class ShardedStore final : public ParamStore {
     Held& h = held(block);
     std::vector<float> out(static_cast<size_t>(h.trained_map.numel));
     if (out.empty()) return out;
-    Buffer whole = pool_.take(whole_gradient_bytes(h), h.kind);  // between tensors masters are zero too
+    Buffer whole = gradients_.take_whole(block);  // between tensors masters are zero too
     shards_.all_gather(flat(h.master), flat(whole));
     c_.ops.device().copy_to_host(out.data(), whole.data(), out.size() * sizeof(float));
-    pool_.give(std::move(whole), h.kind);
+    gradients_.give_whole(block, std::move(whole));
     return out;
   }
 
@@ -184,37 +158,24 @@ class ShardedStore final : public ParamStore {
   void release(int block) override {
     if (held(block).slots != nullptr) --held(block).slots->find(block)->leases;
   }
-  Tensor gradient_flat(int block) const override { return flat(held_[static_cast<size_t>(block)].opened); }
+  Tensor gradient_flat(int block) const override { return gradients_.opened(block); }
 
  private:
   struct Held {
     ShardMap frozen_map, trained_map;
-    int kind = 0;  // the first block with the same layout
     // This rank's slices. slice: of what is gathered, in the compute dtype; none where that is the master
     // itself (f32 masters), or where the block is held whole.
-    Buffer master, gradient, slice;
+    Buffer master, slice;
     std::shared_ptr<GatherSlots> slots;  // null: held whole, in weights
     Buffer weights;
-    Started gathering;  // of weights
-    Buffer opened;      // the whole block's gradients while open
-    bool fresh = true;  // no gradient of this step is in `gradient`
-    std::unique_ptr<GradientTree> tree;
-  };
-  struct Travelling {
-    int block;
-    Started sum;
-    Buffer arriving;  // none: the gradient itself
+    Started gathering;   // of weights
+    bool shown = false;  // updated() was called for what publish() will be
   };
 
   Held& held(int block) { return held_[static_cast<size_t>(block)]; }
-  int64_t copy_count() const { return copies_ == nullptr ? 1 : copies_->size(); }
-  int64_t copy_rank() const { return copies_ == nullptr ? 0 : copies_->rank(); }
-  size_t whole_gradient_bytes(const Held& h) const {
-    return h.gradient.bytes() * static_cast<size_t>(shards_.size());
-  }
-  Tensor trained(int block, const Buffer& buffer) const {
+  Tensor trained(int block, const Tensor& slice) const {
     ShardRange range = local_range(block);
-    return flat(buffer).col_range(0, range.end - range.begin);
+    return slice.col_range(0, range.end - range.begin);
   }
 
   std::vector<int> count_kinds() {
@@ -250,7 +211,6 @@ class ShardedStore final : public ParamStore {
     DType compute = c_.recipe.compute;
     int n = shards_.size();
     Held h;
-    h.kind = kind;
     h.frozen_map = ShardMap(block.frozen_numel, n, 64);
     h.trained_map = ShardMap(block.trainable_numel, n, norm_chunk(block.trainable_numel));
     auto zeroed = [&](int64_t elements, DType dtype, MemoryPart part) {
@@ -259,10 +219,7 @@ class ShardedStore final : public ParamStore {
       return buffer;
     };
     h.master = zeroed(h.trained_map.shard, DType::f32, full ? MemoryPart::weights : MemoryPart::adapters);
-    h.gradient = zeroed(h.trained_map.shard, DType::f32, MemoryPart::gradients);
-    check(c_.reduction == Reduction::fast || h.trained_map.shard % copy_count() == 0,
-          "more copies than a slice has pieces");
-    h.tree = std::make_unique<GradientTree>(c_.ops, h.trained_map.shard / copy_count());
+    gradients_.add_block(h.trained_map, kind);
     const ShardMap& map = full ? h.trained_map : h.frozen_map;
     int slots = slot_count(blocks_of_kind_[kind]);
     if (slots <= 0) {
@@ -287,34 +244,13 @@ class ShardedStore final : public ParamStore {
       if (slot == nullptr) return nullptr;
       DType compute = c_.recipe.compute;
       const Buffer& slice = h.slice.bytes() != 0 ? h.slice : h.master;
-      slot->gathering = shards_.start_all_gather(flat(slice, compute), flat(slot->buffer, compute));
+      Comm& comm = ahead && beside_ != nullptr ? *beside_ : shards_;
+      slot->gathering = comm.start_all_gather(flat(slice, compute), flat(slot->buffer, compute));
       slot->block = block;
     }
     if (ahead && slot->leases == 0) slot->expected = true;
     h.slots->touch(*slot);
     return slot;
-  }
-
-  // The oldest block whose gradients travel: waits for them and adds them up.
-  void settle() {
-    Travelling t = std::move(travelling_.front());
-    travelling_.pop_front();
-    shards_.wait(t.sum);
-    Held& h = held(t.block);
-    if (c_.reduction == Reduction::tree) {
-      Tensor mine = tree_sum(c_.ops, flat(t.arriving), shards_.size());
-      if (copies_ != nullptr) {
-        Buffer of_groups = pool_.take(h.gradient.bytes());
-        copies_->all_to_all(mine, flat(of_groups));
-        h.tree->add(tree_sum(c_.ops, flat(of_groups), copies_->size()));
-        pool_.give(std::move(of_groups));
-      } else {
-        h.tree->add(mine);
-      }
-    } else if (t.arriving.bytes() != 0) {
-      c_.ops.add(flat(t.arriving), flat(h.gradient));
-    }
-    pool_.give(std::move(t.arriving));
   }
 
   // Full fine-tuning: this rank's slice of what is gathered, empty where that is the master itself.
@@ -326,42 +262,45 @@ class ShardedStore final : public ParamStore {
     return h.slice.bytes() == 0 ? Tensor{} : flat(h.slice, compute);
   }
 
-  // Blocks held whole are gathered at once, in the order of their use; the others' slots are out of date.
-  void publish_weights(Stale stale) {
-    for (auto& [kind, slots] : slots_) slots->forget_all();
-    for (Held& h : held_) {
-      Tensor mine = compute_slice(h);
-      if (mine && stale == Stale::compute) c_.ops.convert(flat(h.master), mine);
-      if (h.slots == nullptr && mine)
-        h.gathering = shards_.start_all_gather(mine, flat(h.weights, c_.recipe.compute));
+  // Full fine-tuning: the block's weights, written by all ranks, become those that leases show. What the next
+  // step needs first is gathered at once: blocks held whole, and the first layers; slots are then in use for
+  // what is asked for last.
+  void show(int block) {
+    Held& h = held(block);
+    h.shown = true;
+    if (h.slots != nullptr) {
+      h.slots->forget(block);
+      int64_t layers = std::min<int64_t>(kSlots - 1, c_.tensors.config().num_hidden_layers);
+      int first = c_.tensors.layer_block(0);
+      if (block >= first && block < first + layers) bring(block, /*ahead=*/true);
+    } else if (Tensor mine = compute_slice(h)) {
+      h.gathering = shards_.start_all_gather(mine, flat(h.weights, c_.recipe.compute));
     }
-    for (int64_t layer = 0; layer < std::min<int64_t>(2, c_.tensors.config().num_hidden_layers); ++layer)
-      if (int b = c_.tensors.layer_block(layer); held(b).slots != nullptr) bring(b, /*ahead=*/true);
   }
 
+  // Masters come in groups as gradients go: one collective for many small ones.
   void publish_adapters() {
-    struct Arriving {
-      int block;
-      Started gathering;
-      Buffer masters;
-    };
-    std::deque<Arriving> arriving;
-    auto write_oldest = [&] {
-      Arriving a = std::move(arriving.front());
-      arriving.pop_front();
-      shards_.wait(a.gathering);
-      write_block(a.block, flat(a.masters));
-      pool_.give(std::move(a.masters));
-    };
+    std::vector<int> group;
+    size_t bytes = 0;
     for (int b = 0; b < c_.tensors.block_count(); ++b) {
-      Held& h = held(b);
-      if (h.master.bytes() == 0) continue;
-      Buffer masters = pool_.take(whole_gradient_bytes(h));
-      Started gathering = shards_.start_all_gather(flat(h.master), flat(masters));
-      arriving.push_back({b, gathering, std::move(masters)});
-      if (arriving.size() >= kMastersUnderWay) write_oldest();
+      if (held(b).master.bytes() != 0) {
+        group.push_back(b);
+        bytes += gradients_.whole_bytes(b);
+      }
+      if (group.empty() || (bytes < gradients_.group_bytes() && b + 1 < c_.tensors.block_count())) continue;
+      std::vector<Buffer> masters;
+      for (int member : group) masters.push_back(gradients_.take_whole(member));
+      shards_.wait(shards_.start_together("all_gather", bytes, [&] {
+        for (size_t i = 0; i < group.size(); ++i)
+          shards_.start_all_gather(flat(held(group[i]).master), flat(masters[i]));
+      }));
+      for (size_t i = 0; i < group.size(); ++i) {
+        write_block(group[i], flat(masters[i]));
+        gradients_.give_whole(group[i], std::move(masters[i]));
+      }
+      group.clear();
+      bytes = 0;
     }
-    while (!arriving.empty()) write_oldest();
   }
 
   void write_block(int block, const Tensor& masters) {
@@ -384,11 +323,12 @@ class ShardedStore final : public ParamStore {
   std::unique_ptr<Comm> group_,
       copies_;  // hsdp: the ranks of this copy; those with this slice of other copies
   Comm& shards_;
+  std::unique_ptr<Comm> beside_;  // shards_ for what runs beside the device's work; null: shards_ itself
   Pool pool_;
+  GradientExchange gradients_;
   std::map<int, int> blocks_of_kind_;
   std::map<int, std::shared_ptr<GatherSlots>> slots_;
   std::vector<Held> held_;
-  std::deque<Travelling> travelling_;
   int previous_ = 0;  // block acquired last
 };
 

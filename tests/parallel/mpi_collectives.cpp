@@ -33,6 +33,7 @@ class Collectives {
     all_to_all();
     broadcast();
     many_at_once();
+    many_together();
   }
 
  private:
@@ -137,6 +138,30 @@ class Collectives {
     comm_.wait(started[0]);
   }
 
+  void many_together() {
+    constexpr int64_t kMany = 20;
+    std::vector<Buffer> buffers(2 * kMany);
+    std::vector<std::pair<Tensor, Tensor>> pairs;
+    size_t bytes = 0;
+    for (int64_t k = 0; k < kMany; ++k) {
+      auto i = static_cast<size_t>(2 * k);
+      Tensor full = put(buffers[i], DType::f32, mine((kShard + k) * comm_.size()));
+      Tensor shard = put(buffers[i + 1], DType::f32, std::vector<float>(static_cast<size_t>(kShard + k)));
+      pairs.emplace_back(full, shard);
+      bytes += full.bytes();
+    }
+    comm_.wait(comm_.start_together("reduce_scatter", bytes, [&] {
+      for (auto& [full, shard] : pairs) comm_.start_reduce_scatter(full, shard);
+    }));
+    comm_.wait(comm_.start_together("all_gather", bytes, [&] {
+      for (auto& [full, shard] : pairs) comm_.start_all_gather(shard, full);
+    }));
+    for (auto& [full, shard] : pairs) {
+      CHECK(get<float>(shard).front() == sum(comm_.rank() * shard.numel()));
+      CHECK(get<float>(full).back() == sum(full.numel() - 1));
+    }
+  }
+
   Device& device_;
   Comm& comm_;
 };
@@ -151,6 +176,7 @@ void check_device(Device& device) {
   CHECK(halves->size() == (process.size() + 1 - process.rank() % 2) / 2);
   CHECK(halves->rank() == process.rank() / 2);
   Collectives(device, *halves).run_all();
+  if (std::unique_ptr<Comm> beside = comm->beside()) Collectives(device, *beside).run_all();
   Comm::Exposed exposed = comm->exposed();
   if (process.size() > 1) CHECK(exposed.waits > 0);
   CHECK(exposed.seconds >= 0);

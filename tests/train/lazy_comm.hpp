@@ -31,6 +31,10 @@ class LazyComm final : public llmft::Comm {
   llmft::Started start_broadcast(const llmft::Tensor& x, int root) override {
     return later([this, x, root] { comm_->broadcast(x, root); });
   }
+  llmft::Started start_together(const char*, size_t, const std::function<void()>& start) override {
+    start();
+    return {queue_->started};
+  }
   void wait(llmft::Started collective) override {
     for (; queue_->done < collective.number; ++queue_->done) {
       queue_->work.front()();
@@ -42,6 +46,7 @@ class LazyComm final : public llmft::Comm {
   std::unique_ptr<llmft::Comm> split(int colour) override {
     return std::unique_ptr<llmft::Comm>(new LazyComm(comm_->split(colour), queue_));
   }
+  std::unique_ptr<llmft::Comm> beside() override { return split(0); }
 
  private:
   struct Queue {  // of all parts: collectives are done in the order of the calls

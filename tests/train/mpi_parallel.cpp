@@ -6,6 +6,7 @@
 #include <doctest/doctest.h>
 
 #include "fixture.hpp"
+#include "hurry_comm.hpp"
 #include "lazy_comm.hpp"
 #include "mpi_main.hpp"
 
@@ -218,6 +219,42 @@ TEST_CASE("with two ranks or more FSDP takes less memory than DDP on every rank"
           if (reduction == Reduction::fast) CHECK(share(mine.gradients, ddp.gradients) < 1.1);
           CHECK(share(mine.optimizer, ddp.optimizer) < 1.2);
         }
+      }
+    }
+  }
+}
+
+TEST_CASE("no block waits for what was sent just before it") {
+  const Process& process = test_process();
+  if (process.size() == 1) return;
+  fs::path folder = kGolden / "parity_tied";
+  LlamaConfig config = load_llama_config(folder / "model");
+  config.num_hidden_layers = 8;
+  Documents documents = golden_documents(1)[0];
+  for (bool lora : {true, false}) {
+    for (FsdpMode mode : {FsdpMode::full_shard, FsdpMode::shard_grad_op}) {
+      CAPTURE(lora);
+      CAPTURE(mode == FsdpMode::full_shard);
+      auto device = make_cpu_device();
+      Recipe recipe = make_recipe(Precision::bf16);
+      auto ops = make_cpu_ops(*device, recipe.matmul, 1);
+      LlamaTensors tensors(config,
+                           lora ? read_adapter_config(folder / "lora_all_rs/adapter") : AdapterSpec{});
+      HurryComm comm(make_host_comm(process));
+      auto store = make_param_store(Strategy::fsdp, {tensors, recipe, *ops, comm, Reduction::fast, mode, 0});
+      store->publish();
+      AdamW optimizer({}, {}, *ops, *store);
+      Llama llama(tensors, recipe, *ops, *store, {64, 16});
+      Buffer loss(*device, sizeof(double), MemoryPart::workspace);
+      for (int step = 0; step < 3; ++step) {
+        store->zero_gradients(1);
+        comm.hurried = 0;
+        llama.forward_backward(documents.view(), 1.0f, {}, loss.view(DType::f64, 1, 1));
+        if (step > 0) CHECK(comm.hurried == 0);
+        store->finish_gradients();
+        optimizer.judge_gradients();
+        optimizer.step(1e-3);
+        comm.wait({});  // the embedding's weights have had the layers' update to travel
       }
     }
   }

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -41,6 +42,17 @@ class Comm {
   virtual Started start_broadcast(const Tensor& x, int root) = 0;
   virtual void wait(Started collective) = 0;
 
+  // The collectives that start() starts, of one kind, go as one where that is cheaper than one after another
+  // (NCCL: one kernel); what is returned stands for all of them. They begin when what the device was told
+  // before this call is done: start() is to tell it nothing. name and bytes, of all, are for who reports a
+  // standstill.
+  virtual Started start_together(const char* name, size_t bytes, const std::function<void()>& start) {
+    static_cast<void>(name);
+    static_cast<void>(bytes);
+    start();
+    return {};
+  }
+
   void all_reduce(const Tensor& x) { wait(start_all_reduce(x)); }
   void all_gather(const Tensor& shard, const Tensor& full) { wait(start_all_gather(shard, full)); }
   void reduce_scatter(const Tensor& full, const Tensor& shard) { wait(start_reduce_scatter(full, shard)); }
@@ -60,6 +72,9 @@ class Comm {
 
   // Collective: the ranks that give the same colour, in the order of their ranks here. Must not outlive this.
   virtual std::unique_ptr<Comm> split(int colour) = 0;
+  // The same ranks, for collectives that run beside the device's own work and are to take less of the device
+  // for it than these, at the price of speed; null: these do. Collective. Must not outlive this.
+  virtual std::unique_ptr<Comm> beside() { return nullptr; }
 };
 
 // For tensors of this device: MPI for a CPU, NCCL for a GPU; one rank is itself. Collective.

@@ -69,6 +69,7 @@ class ParamStore {
   // f32 [rows, cols] of trainable i of an opened block.
   Tensor gradient(int block, size_t trainable) const;
   virtual void gradients_ready(int block) = 0;
+  // What was sent last may still be on its way: local_gradient() waits for what it returns.
   virtual void finish_gradients() = 0;
 
   // This rank's part of a block's trainable flat array, the same for master, gradient and optimizer moments.
@@ -80,6 +81,8 @@ class ParamStore {
   // The copy in the compute dtype that goes with local_master, which whoever writes the one writes too; empty
   // where there is none.
   virtual Tensor local_compute(int block) = 0;
+  // A hint before publish(): local_master and local_compute of this block are written. Collective.
+  virtual void updated(int block) { static_cast<void>(block); }
   // Shows the masters' values in the weights. The second form trusts that local_compute was written with
   // them.
   enum class Stale { compute, adapters_only };

@@ -2,6 +2,7 @@
 // stream, and the compute stream waits for an event of theirs only in wait(). One stream and one
 // communicator, so collectives run in the order of the calls, which is the same on all ranks.
 #include <array>
+#include <cstdlib>
 #include <deque>
 #include <exception>
 #include <mutex>
@@ -12,6 +13,7 @@
 
 #include "llmft/base/clock.hpp"
 #include "llmft/base/error.hpp"
+#include "llmft/base/text.hpp"
 #include "llmft/comm/activity.hpp"
 #include "llmft/comm/comm.hpp"
 #include "llmft/device/cuda_device.hpp"
@@ -157,7 +159,9 @@ class Line {
 
 class NcclComm final : public Comm {
  public:
-  NcclComm(std::shared_ptr<Line> line, MPI_Comm ranks) : line_(std::move(line)), mpi_(ranks) {
+  // most_blocks: of threads, each on a multiprocessor, that a collective may take; 0: NCCL's choice.
+  NcclComm(std::shared_ptr<Line> line, MPI_Comm ranks, int most_blocks = 0)
+      : line_(std::move(line)), mpi_(ranks), most_blocks_(most_blocks) {
     MPI_Comm_rank(mpi_, &rank_);
     MPI_Comm_size(mpi_, &size_);
     connect();
@@ -235,6 +239,18 @@ class NcclComm final : public Comm {
     });
   }
 
+  Started start_together(const char* name, size_t bytes, const std::function<void()>& start) override {
+    Started all = run(name, bytes, [&](cudaStream_t) {
+      ncclResult_t begun = nccl().GroupStart();
+      grouping_ = true;
+      if (begun == ncclSuccess) start();
+      grouping_ = false;
+      ncclResult_t ended = nccl().GroupEnd();
+      return begun == ncclSuccess ? ended : begun;
+    });
+    return all;
+  }
+
   void wait(Started collective) override { line_->wait(collective); }
 
   void all_reduce_host(std::span<double> values) override {
@@ -246,7 +262,17 @@ class NcclComm final : public Comm {
   std::unique_ptr<Comm> split(int colour) override {
     MPI_Comm part = MPI_COMM_NULL;
     MPI_Comm_split(mpi_, colour, rank_, &part);
-    return std::make_unique<NcclComm>(line_, part);
+    return std::make_unique<NcclComm>(line_, part, most_blocks_);
+  }
+  std::unique_ptr<Comm> beside() override {
+    const char* text = std::getenv("LLMFT_OVERLAP_CTAS");
+    if (text == nullptr || *text == '\0') return nullptr;
+    auto blocks = parse_int(text);
+    if (!blocks || *blocks < 1 || *blocks > 64)
+      user_error("LLMFT_OVERLAP_CTAS={}: not a number from 1 to 64; give one, or unset it", text);
+    MPI_Comm same = MPI_COMM_NULL;
+    MPI_Comm_dup(mpi_, &same);
+    return std::make_unique<NcclComm>(line_, same, static_cast<int>(*blocks));
   }
 
  private:
@@ -258,6 +284,7 @@ class NcclComm final : public Comm {
     MPI_Bcast(&id, sizeof id, MPI_BYTE, 0, mpi_);
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.blocking = 0;
+    if (most_blocks_ > 0) config.maxCTAs = most_blocks_;
     check_result(api.CommInitRankConfig(&comm_, size_, id, rank_, &config));
     Stopwatch watch;
     while (state() == ncclInProgress) {
@@ -295,6 +322,10 @@ class NcclComm final : public Comm {
   template <class Call>
   Started run(const char* name, size_t bytes, Call&& call) {
     check(comm_ != nullptr, "a collective after NCCL has failed");
+    if (grouping_) {
+      check_result(call(line_->stream()));
+      return {};
+    }
     line_->begin(name, bytes);
     check_result(call(line_->stream()));
     while (state() == ncclInProgress) std::this_thread::yield();
@@ -305,6 +336,8 @@ class NcclComm final : public Comm {
   MPI_Comm mpi_;
   int rank_ = 0;
   int size_ = 1;
+  int most_blocks_ = 0;
+  bool grouping_ = false;
   ncclComm_t comm_ = nullptr;
 };
 
