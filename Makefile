@@ -9,6 +9,9 @@ export OMPI_ALLOW_RUN_AS_ROOT ?= 1
 export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM ?= 1
 export OMPI_MCA_rmaps_base_oversubscribe ?= 1
 export OMPI_MCA_mpi_yield_when_idle ?= 1
+# Shared memory alone, without a search for networks, which takes longer than most tests.
+export OMPI_MCA_pml ?= ob1
+export OMPI_MCA_btl ?= self,vader
 SOURCES = $(shell git ls-files -co --exclude-standard 'src/*.cpp' 'src/*.hpp' 'include/*.hpp' 'tests/*.cpp' 'tests/*.hpp' 'bench/*.cpp' 'src/*.cu' 'src/*.cuh')
 
 .DEFAULT_GOAL := build

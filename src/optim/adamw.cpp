@@ -1,6 +1,8 @@
 #include "llmft/optim/adamw.hpp"
 
 #include <algorithm>
+#include <cmath>
+#include <numeric>
 
 #include "llmft/parallel/strategy.hpp"
 
@@ -34,8 +36,12 @@ AdamW::AdamW(const AdamWOptions& options, const GradientOptions& gradients, Ops&
   write_state(start);
 }
 
-void AdamW::judge_gradients() {
-  Tensor sums = sums_.view(DType::f64, 1, static_cast<int64_t>(sums_.bytes() / sizeof(double)));
+Tensor AdamW::chunk_sums() const {
+  return sums_.view(DType::f64, 1, static_cast<int64_t>(sums_.bytes() / sizeof(double)));
+}
+
+void AdamW::sum_squares_of(Tensor (ParamStore::*part)(int block)) {
+  Tensor sums = chunk_sums();
   if (!store_.replicated()) ops_.device().zero(sums.data, sums.bytes());
   const LlamaTensors& tensors = store_.tensors();
   // the embedding's gradients, the first block's, arrive last
@@ -45,11 +51,23 @@ void AdamW::judge_gradients() {
     int64_t chunk = norm_chunk(tensors.block(b).trainable_numel);
     int64_t first = first_chunk_[static_cast<size_t>(b)] + range.begin / chunk;
     int64_t count = (range.end - range.begin + chunk - 1) / chunk;
-    ops_.chunk_sum_squares(store_.local_gradient(b), chunk, sums.col_range(first, count));
+    ops_.chunk_sum_squares((store_.*part)(b), chunk, sums.col_range(first, count));
   }
   // every chunk is non-zero on one rank at most: adding the others' zeros is exact
   store_.sum_over_shards(sums);
-  ops_.advance_update(rule_, sums, state());
+}
+
+void AdamW::judge_gradients() {
+  sum_squares_of(&ParamStore::local_gradient);
+  ops_.advance_update(rule_, chunk_sums(), state());
+}
+
+double AdamW::parameter_norm() {
+  sum_squares_of(&ParamStore::local_master);
+  std::vector<double> sums(sums_.bytes() / sizeof(double));
+  ops_.device().copy_to_host(sums.data(), sums_.data(), sums_.bytes());
+  ops_.device().synchronize();
+  return std::sqrt(std::accumulate(sums.begin(), sums.end(), 0.0));
 }
 
 void AdamW::step(double lr) {

@@ -15,7 +15,9 @@ SAMPLE = ROOT / "inputs/tiny/sample.parquet"
 TINY = ROOT / "inputs/tiny/model"
 ENV = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
            OMPI_MCA_rmaps_base_oversubscribe="1", OMPI_MCA_mpi_yield_when_idle="1",
-           OMPI_MCA_btl_vader_single_copy_mechanism="none", NO_COLOR="1")
+           OMPI_MCA_btl_vader_single_copy_mechanism="none",
+           # shared memory alone: the search for networks takes longer than most tests
+           OMPI_MCA_pml="ob1", OMPI_MCA_btl="self,vader", NO_COLOR="1")
 TIMEOUT = 120
 
 

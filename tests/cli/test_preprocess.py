@@ -18,12 +18,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import runs
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BINARY = os.environ.get("LLMFT_BINARY", str(ROOT / "llmft"))
 SAMPLE = ROOT / "inputs/tiny/sample.parquet"
 TOKENIZER = ROOT / "inputs/tiny/model"
-ENV = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", OMPI_MCA_mpi_yield_when_idle="1",
-           OMPI_MCA_btl_vader_single_copy_mechanism="none")
+ENV = runs.ENV
 
 
 def command(*args, ranks=1):

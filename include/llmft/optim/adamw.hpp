@@ -45,6 +45,9 @@ class AdamW {
   UpdateState read_state() const;
   void write_state(const UpdateState& state);
 
+  // L2 norm over all trainable parameters of all ranks. Collective; waits for the device.
+  double parameter_norm();
+
   // This rank's moments of a block, f32, lengths as the store's local_range.
   Tensor local_m(int block) const { return moments_[static_cast<size_t>(block)].m; }
   Tensor local_v(int block) const { return moments_[static_cast<size_t>(block)].v; }
@@ -55,6 +58,10 @@ class AdamW {
     Tensor m;
     Tensor v;
   };
+  Tensor chunk_sums() const;
+  // Leaves in chunk_sums() the sums of squares of all ranks' shards of this part.
+  void sum_squares_of(Tensor (ParamStore::*part)(int block));
+
   AdamWOptions options_;
   UpdateRule rule_;
   Ops& ops_;
