@@ -64,7 +64,10 @@ void StepProfile::batch_begins(double tokens, double sum_len_squared) {
 void StepProfile::step_ends(bool next_is_step) {
   if (!profile_.counting()) return;
   profile_.step_done();
-  if (++measured_ < o_.profile_steps && next_is_step) return;
+  if (++measured_ == o_.profile_steps || !next_is_step) stop();
+}
+
+void StepProfile::stop() {
   profile_.end();
   device_.set_profile(nullptr);
 }
@@ -72,7 +75,7 @@ void StepProfile::step_ends(bool next_is_step) {
 void StepProfile::report(const std::filesystem::path& run, bool is_root) {
   if (reported_) return;
   reported_ = true;
-  if (profile_.counting()) step_ends(false);
+  if (profile_.counting()) stop();
   if (measured_ == 0) {
     if (is_root)
       log::warn(

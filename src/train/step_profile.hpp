@@ -33,6 +33,8 @@ class StepProfile {
   void report(const std::filesystem::path& run, bool is_root);
 
  private:
+  void stop();
+
   const TrainOptions& o_;
   Device& device_;
   Profile profile_;

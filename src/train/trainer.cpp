@@ -160,6 +160,7 @@ class Trainer {
       for (auto* mark : {&step.begin, &step.backward_end, &step.reduce_end, &step.end})
         *mark = device_->make_mark();
     }
+    last_end_ = device_->make_mark();
     peaks_ = peaks_of(options, *device_);
     open_validation();
     plan_steps();
@@ -217,14 +218,14 @@ class Trainer {
     double lr = 0, data_wait = 0, tokens = 0, samples = 0, flops = 0;
     std::unique_ptr<Mark> begin, backward_end, reduce_end, end;
     HostBuffer outcome;  // loss of each micro-batch, UpdateState
-    Stopwatch since_start;
+    bool follows = false;  // begun while the device had the step before
   };
   Pack take_pack(const Step& step, int64_t micro_step);
   std::array<Step, 2> steps_;
   int64_t started_ = 0;
   int64_t first_step_ = 0;  // steps done before this start of the run
   PackPosition cursor_;     // of the next step to begin
-  Stopwatch since_step_;
+  std::unique_ptr<Mark> last_end_;  // of the last step looked at
   StepRow row_;  // of the step just done
   bool interrupted_ = false;
   int64_t last_checkpoint_ = -1;
@@ -295,7 +296,7 @@ void Trainer::stop_on_bad_loss(const std::vector<PackPosition>& step, std::span<
 // Gives the device a whole step. Nothing here waits for a GPU: complete_step() reads what came of it.
 void Trainer::start_step() {
   Step& s = steps_[static_cast<size_t>(started_) % steps_.size()];
-  s.since_start.reset();
+  s.follows = started_ > state_.step;
   s.packs = batches_.take(cursor_);
   s.next = cursor_;
   s.scored = batches_.loss_tokens(s.packs);
@@ -347,8 +348,9 @@ Pack Trainer::take_pack(const Step& s, int64_t micro_step) {
 void Trainer::complete_step() {
   Step& s = steps_[static_cast<size_t>(state_.step) % steps_.size()];
   s.end->wait();
-  double seconds = std::min(s.since_start.seconds(), since_step_.seconds());
-  since_step_.reset();
+  // By the device's clock: the host may look late. What lies between two steps counts where nothing but the
+  // next step was given to the device.
+  double seconds = s.end->seconds_since(s.follows ? *last_end_ : *s.begin);
   double exposed = comm_->exposed().seconds;
   busy_ += std::max(0.0, seconds - (exposed - exposed_seconds_));
   exposed_seconds_ = exposed;
@@ -357,6 +359,7 @@ void Trainer::complete_step() {
   folder_.add_phase("forward_backward", s.backward_end->seconds_since(*s.begin));
   folder_.add_phase("reduce", s.reduce_end->seconds_since(*s.backward_end));
   folder_.add_phase("optimizer", s.end->seconds_since(*s.reduce_end));
+  std::swap(s.end, last_end_);
 
   auto packs = static_cast<size_t>(o_.batch_packs), ranks = static_cast<size_t>(process_.size());
   auto micro_steps = static_cast<size_t>(batches_.micro_steps());
@@ -564,7 +567,6 @@ TrainEnd Trainer::run() {
     int64_t ahead = steps_ahead(*device_);
     started_ = first_step_ = state_.step;
     cursor_ = {state_.epoch, state_.pack};
-    since_step_.reset();
     while (go_on && !interrupted_ && state_.step < schedule_.total_steps) {
       start_step();
       bool last = started_ == schedule_.total_steps;

@@ -303,7 +303,7 @@ TEST_CASE("CUDA: cache and attention as the CPU's") {
   for (DType type : {DType::f32, DType::bf16, DType::f16})
     for (AttentionShape shape :
          {AttentionShape{32, 8, 64}, {4, 2, 32}, {6, 1, 16}, {5, 5, 24}, {2, 1, 128}}) {
-      CAPTURE(name_of(type));
+      CAPTURE(std::string(name_of(type)));
       CAPTURE(shape.head_dim);
       CacheCase test(shape);
       auto wanted = test.run(*c.device, *c.ops, type), got = test.run(*g.device, *g.ops, type);
@@ -325,7 +325,7 @@ TEST_CASE("CUDA: linear layers for a few rows as the CPU's") {
                              {44, 30, 6},
                              {8192, 256, 64}})
         for (bool adapted : {false, true}) {
-          CAPTURE(name_of(type));
+          CAPTURE(std::string(name_of(type)));
           CAPTURE(rows);
           CAPTURE(k);
           LinearCase test{rows, k, n, e, adapted};

@@ -108,7 +108,7 @@ TEST_CASE("tree reduction: DDP, FSDP and HSDP have the same bits on any number o
   const Process& process = test_process();
   for (const Case& c : kCases) {
     CAPTURE(c.lora);
-    CAPTURE(name_of(c.precision));
+    CAPTURE(std::string(name_of(c.precision)));
     Outcome alone = train(c, make_self_comm(), kSharings[0], Reduction::tree, 1);
     for (const Sharing& sharing : kSharings) {
       CAPTURE(sharing.name);
@@ -128,7 +128,7 @@ TEST_CASE("fast reduction: DDP, FSDP and HSDP agree with one rank to rounding") 
     Outcome alone = train(c, make_self_comm(), kSharings[0], Reduction::fast, 1);
     for (const Sharing& sharing : kSharings) {
       CAPTURE(c.lora);
-      CAPTURE(name_of(c.precision));
+      CAPTURE(std::string(name_of(c.precision)));
       CAPTURE(sharing.name);
       Outcome together =
           train(c, std::make_unique<LazyComm>(make_host_comm(process)), sharing, Reduction::fast, 1);
@@ -206,7 +206,7 @@ TEST_CASE("with two ranks or more FSDP takes less memory than DDP on every rank"
         for (size_t i = 1; i < std::size(kSharings); ++i) {
           const Sharing& sharing = kSharings[i];
           CAPTURE(lora);
-          CAPTURE(name_of(precision));
+          CAPTURE(std::string(name_of(precision)));
           CAPTURE(reduction == Reduction::tree);
           CAPTURE(sharing.name);
           Memory mine = measure(sharing, lora, precision, reduction);

@@ -58,7 +58,7 @@ TEST_CASE("a GPU computes the CPU backend's loss and gradients") {
   for (Case c : {Case{Precision::fp32, 1e-5, 1e-4}, Case{Precision::tf32, 1e-3, 1e-2},
                  Case{Precision::bf16, 1e-2, 5e-2}, Case{Precision::fp16, 2e-3, 1e-2}}) {
     for (bool lora : {true, false}) {
-      CAPTURE(name_of(c.precision));
+      CAPTURE(std::string(name_of(c.precision)));
       CAPTURE(lora);
       Result cpu = run(DeviceKind::cpu, c.precision, lora), gpu = run(DeviceKind::cuda, c.precision, lora);
       CHECK(gpu.loss == doctest::Approx(cpu.loss).epsilon(c.loss));

@@ -242,6 +242,16 @@ CudnnAttention::Plan* CudnnAttention::plan(const AttentionArguments& a, Directio
   return plan.get();
 }
 
+// It grows with the documents too: a rehearsal takes what as many documents as tokens need.
+void CudnnAttention::reserve_workspace(AttentionArguments a, Direction direction, const Plan& plan_of_a) {
+  size_t bytes = plan_of_a.workspace;
+  if (device_.phase() == DevicePhase::rehearsing) {
+    a.cu_seqlens.size = a.q.rows + 1;
+    if (const Plan* most = plan(a, direction)) bytes = std::max(bytes, most->workspace);
+  }
+  reserve(workspace_, device_, bytes);
+}
+
 // Runs the graph on the documents of a.
 void CudnnAttention::run(const AttentionArguments& a, const Plan& plan,
                          std::unordered_map<int64_t, void*> tensors) {
@@ -250,7 +260,6 @@ void CudnnAttention::run(const AttentionArguments& a, const Plan& plan,
   reserve(tables_, device_,
           std::max(cuda_sizes::attention_tables(plan.slots, kOffCount),
                    cuda_sizes::attention_most_tables(a.q.rows, kOffCount)));
-  reserve(workspace_, device_, plan.workspace);
   auto* lengths = static_cast<int32_t*>(tables_.data());
   auto* offsets = reinterpret_cast<int64_t*>(static_cast<std::byte*>(tables_.data()) + lengths_bytes);
   cuda::DocumentTables tables{plan.slots, lengths, offsets, pitch, plan.count, {}};
@@ -273,6 +282,7 @@ void CudnnAttention::run(const AttentionArguments& a, const Plan& plan,
 bool CudnnAttention::forward(const AttentionArguments& a) {
   Plan* forward_plan = plan(a, Direction::forward);
   if (forward_plan == nullptr) return false;
+  reserve_workspace(a, Direction::forward, *forward_plan);
   run(a, *forward_plan, {});
   return true;
 }
@@ -299,6 +309,7 @@ bool CudnnAttention::backward(const AttentionArguments& a) {
     offset += static_cast<size_t>(backward_plan->tokens * width) * size_of(g.wanted.dtype);
     tensors[g.id] = g.made.data;
   }
+  reserve_workspace(a, Direction::backward, *backward_plan);
   run(a, *backward_plan, std::move(tensors));
   for (const Gradient& g : gradients) {
     if (a.rotation.table && g.id != kDv)

@@ -39,6 +39,7 @@ class CudnnAttention {
   using Key = std::vector<int64_t>;
 
   Plan* plan(const AttentionArguments& a, Direction direction);
+  void reserve_workspace(AttentionArguments a, Direction direction, const Plan& plan);
   void run(const AttentionArguments& a, const Plan& plan, std::unordered_map<int64_t, void*> tensors);
 
   CudaDevice& device_;

@@ -119,7 +119,7 @@ __device__ uint64_t find_rank(Shared& shared, const Row& row, float top, uint64_
       float distance = (top - row.logit(i)) * row.inverse;
       uint64_t rank = rank_of(distance);
       if (rank > limit || rank >= kFarthestRank || rank >> (shift + kBinBits) != prefix) continue;
-      add(shared, static_cast<int>(rank >> shift) % kBins,
+      add(shared, static_cast<int>(rank >> shift & (kBins - 1)),
           counted == Counted::tokens ? 1 : mass_of(distance));
     }
     __syncthreads();
