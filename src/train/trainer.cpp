@@ -217,16 +217,16 @@ class Trainer {
     int64_t scored = 0;
     double lr = 0, data_wait = 0, tokens = 0, samples = 0, flops = 0;
     std::unique_ptr<Mark> begin, backward_end, reduce_end, end;
-    HostBuffer outcome;  // loss of each micro-batch, UpdateState
+    HostBuffer outcome;    // loss of each micro-batch, UpdateState
     bool follows = false;  // begun while the device had the step before
   };
   Pack take_pack(const Step& step, int64_t micro_step);
   std::array<Step, 2> steps_;
   int64_t started_ = 0;
-  int64_t first_step_ = 0;  // steps done before this start of the run
-  PackPosition cursor_;     // of the next step to begin
+  int64_t first_step_ = 0;          // steps done before this start of the run
+  PackPosition cursor_;             // of the next step to begin
   std::unique_ptr<Mark> last_end_;  // of the last step looked at
-  StepRow row_;  // of the step just done
+  StepRow row_;                     // of the step just done
   bool interrupted_ = false;
   int64_t last_checkpoint_ = -1;
   Stopwatch session_;
