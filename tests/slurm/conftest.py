@@ -83,7 +83,7 @@ class Job:
         end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end, f"not in {seconds} s: {what}; {self.state}\n{self.text()}"
-            time.sleep(0.1)
+            time.sleep(0.05)
 
     def wait(self, expected="COMPLETED", code=None, seconds=90):
         """Until it is over; returns what it printed."""
@@ -95,12 +95,27 @@ class Job:
         return self.text()
 
     def wait_for_requeue(self, restarts=1):
-        """Until it is in the queue again; then it starts soon, not after the site's delay. Sooner it would meet what its last
-        start is still cleaning up, and fail: 'Job credential revoked', 'launch failed'."""
+        """Until it is in the queue again and its last start is cleaned up; then it starts soon, not after the site's delay.
+        Sooner it would fail: 'launch failed', and 'Job credential revoked', for which nodes compare whole seconds."""
         self.wait_until(lambda: self.field("Restarts") == str(restarts), "requeued", 40)
         self.wait_until(lambda: self.state in ("PENDING", "RUNNING"), "pending", 40)
+        busy = lambda: [pid for pid in self.processes("slurmstepd")]
+        self.wait_until(lambda: self.state != "PENDING" or not busy(), "cleaned up", 40)
         if self.state == "PENDING":
-            self.cluster.run("scontrol", "update", f"jobid={self.id}", "starttime=now+4")
+            self.cluster.run("scontrol", "update", f"jobid={self.id}", "starttime=now+2")
+
+    def processes(self, name):
+        """The job's slurmstepd or the like, whose command lines name it: 'slurmstepd: [12.batch]'."""
+        found = []
+        for process in pathlib.Path("/proc").glob("[0-9]*"):
+            try:
+                line = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                ours = str(self.cluster.folder).encode() in (process / "environ").read_bytes()
+            except OSError:
+                continue
+            if ours and line.startswith(f"{name}: [{self.id}."):
+                found.append(int(process.name))
+        return found
 
     def rank_pids(self, program="llmft"):
         """{rank: pid} of the job's running ranks."""

@@ -2,17 +2,21 @@
 # Stands in for llmft where a test is about what the scripts do, not about training: it keeps the contract that they rely
 # on (docs/slurm.md) and can be told to fail. It needs no MPI: Slurm's variables say which rank this is.
 #   FAKE_INFO=single      every rank believes to be alone, as with the wrong PMI
-#   FAKE_INFO_SECONDS=N   'info' takes that long, and signals kill it
+#   FAKE_INFO_UNTIL=FILE  'info' ends when there is this file, and signals kill it
 #   FAKE_FAIL=PATTERN     'train' exits with 3 when the output folder's name matches
-#   FAKE_SECONDS=N        'train' takes that long, SIGUSR1 and SIGTERM end it with a checkpoint
+#   FAKE_UNTIL=FILE       'train' ends when there is this file; SIGUSR1 and SIGTERM end it with a checkpoint
 #   FAKE_DEAF=1           'train' ignores these signals
 #   FAKE_DIE=1            'train': the last rank kills itself
 rank=${SLURM_PROCID:?} ranks=${SLURM_STEP_NUM_TASKS:?}
 command=$1
 shift
 
+wait_for() {
+  while [ -n "$1" ] && [ ! -e "$1" ]; do sleep 0.1; done
+}
+
 info() {
-  sleep "${FAKE_INFO_SECONDS:-0}"
+  wait_for "${FAKE_INFO_UNTIL:-}"
   [ "${FAKE_INFO:-}" = single ] && rank=0
   echo "rank $rank: host $(hostname), GPUs ${CUDA_VISIBLE_DEVICES:-none}, fence $SLURM_PMIX_FENCE"
 }
@@ -39,8 +43,7 @@ train() {
   if [ -n "${FAKE_DEAF:-}" ]; then trap '' USR1 TERM; else trap stop USR1 TERM; fi
   echo "rank $rank of $ranks on $(hostname), GPUs ${CUDA_VISIBLE_DEVICES:-none}" >>"$output/ranks"
   if [ -n "${FAKE_DIE:-}" ] && [ "$((rank + 1))" = "$ranks" ]; then kill -KILL $$; fi
-  local end=$((SECONDS + ${FAKE_SECONDS:-0}))
-  while [ "$SECONDS" -lt "$end" ]; do sleep 0.1; done
+  wait_for "${FAKE_UNTIL:-}"
   # shellcheck disable=SC2254  # a pattern
   case ${output##*/} in ${FAKE_FAIL:-}) exit 3 ;; esac
   if [ "$rank" = 0 ]; then

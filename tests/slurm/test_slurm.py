@@ -13,6 +13,7 @@ from conftest import ON_FOUR_NODES, TINY
 
 FIGURES_OF = {"ddp": ("time_gpu_ddp", "epoch_time_gpu_ddp", "throughput_gpu_ddp", "memory_gpu_ddp"),
               "fsdp": ("time_gpu_fsdp", "epoch_time_gpu_fsdp", "throughput_gpu_fsdp", "memory_gpu_fsdp")}
+STEPS = 40  # of a run that is stopped: more than it does while the signal is on its way
 TRAINING = {"config": "inputs/tiny/train.yaml", "data": "shards/tiny"}
 
 
@@ -34,8 +35,9 @@ def test_preprocess(clone, preprocessed):
     job, text = preprocessed
     for node in range(1, 5):
         assert f"rank {node - 1}: host n{node}," in text
-    shards = sorted((clone.folder / "shards/tiny").rglob("*.h5"))
-    assert len(shards) == 10 and (clone.folder / "shards/tiny/valid/manifest.json").exists()
+    shards = sorted((clone.folder / "shards/tiny").rglob("shard-*.h5"))
+    parts = [path.parent.relative_to(clone.folder / "shards/tiny").as_posix() for path in shards]
+    assert parts.count(".") == parts.count("valid") == 5 and (clone.folder / "shards/tiny/valid/manifest.json").exists()
     before = [(path, path.stat().st_mtime_ns) for path in shards]
     again = clone.submit("preprocess.sh", "--max-length", 512, "--rows-per-shard", 512, options=("--ntasks-per-node=2",), validation=0.05,
                          input="inputs/tiny/sample.parquet", tokenizer="inputs/tiny/model", data="shards/tiny")
@@ -120,20 +122,24 @@ def preempt(clone, job):
 
 @pytest.fixture(scope="module")
 def undisturbed(clone, preprocessed):
-    clone.submit("train.sh", *TINY, "--deterministic", steps=12, output="runs/undisturbed", **TRAINING).wait()
+    clone.submit("train.sh", *TINY, "--deterministic", steps=STEPS, output="runs/undisturbed", **TRAINING).wait()
     return steps(clone, "runs/undisturbed")
 
 
-@pytest.mark.parametrize("stop", [near_time_limit, by_hand, preempt])
-def test_a_stopped_job_goes_on_to_the_end(clone, undisturbed, stop):
-    output = f"runs/{stop.__name__}"
-    job = clone.submit("train.sh", *TINY, "--deterministic", steps=12, output=output, **TRAINING)
-    job.wait_until(lambda: steps_done(clone, output) >= 2, "two steps")
-    stop(clone, job)
-    job.wait_for_requeue()
-    text = job.wait()
-    assert "stopped by a signal after step" in text and "requeueing job" in text and "resuming after step" in text, text
-    assert steps(clone, output) == undisturbed
-    assert not (clone.folder / output / "requeue").exists()
-    rows = [row for row in clone.table() if row["run"] == stop.__name__]
-    assert len(rows) == 1 and rows[0]["steps"] == "12"
+# Signals go to jobs side by side; a preemption takes all nodes.
+@pytest.mark.parametrize("stops", [(near_time_limit, by_hand), (preempt,)], ids=["signalled", "preempted"])
+def test_a_stopped_job_goes_on_to_the_end(clone, undisturbed, stops):
+    output = {stop: f"runs/{stop.__name__}" for stop in stops}
+    jobs = {stop: clone.submit("train.sh", *TINY, "--deterministic", steps=STEPS, output=output[stop], **TRAINING) for stop in stops}
+    for stop, job in jobs.items():
+        job.wait_until(lambda: steps_done(clone, output[stop]) >= 2, "two steps")
+        stop(clone, job)
+    for stop, job in jobs.items():
+        job.wait_for_requeue()
+    for stop, job in jobs.items():
+        text = job.wait()
+        assert "stopped by a signal after step" in text and "requeueing job" in text and "resuming after step" in text, text
+        assert steps(clone, output[stop]) == undisturbed
+        assert not (clone.folder / output[stop] / "requeue").exists()
+        rows = [row for row in clone.table() if row["run"] == stop.__name__]
+        assert len(rows) == 1 and rows[0]["steps"] == str(STEPS)

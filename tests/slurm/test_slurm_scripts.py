@@ -165,41 +165,52 @@ def test_other_settings_are_other_cells(fake, runs):
 # --- back into the queue -----------------------------------------------------------------------------------------
 
 
-def start(fake, runs, script="train.sh", **settings):
-    """A job whose ranks work."""
-    job = fake.submit(script, **{"output": "runs/one", "FAKE_SECONDS": 3} | settings)
+@pytest.fixture
+def go(place):
+    """A file that jobs wait for, not there yet."""
+    file = place / "go"
+    file.unlink(missing_ok=True)
+    return file
+
+
+def start(fake, runs, go, script="train.sh", **settings):
+    """A job whose ranks work until go.touch()."""
+    job = fake.submit(script, **{"output": "runs/one", "FAKE_UNTIL": go} | settings)
     ranks = int(settings.get("rank_counts", "4").split()[0])
     job.wait_until(lambda: any(len(ranks_of(path.parent)) == ranks for path in runs.glob("*/ranks")), "ranks at work")
     return job
 
 
-def test_a_study_goes_on_with_the_cell_that_was_stopped(fake, runs):
-    job = start(fake, runs, "scaling_ddp.sh", rank_counts="2 1")
+def test_a_study_goes_on_with_the_cell_that_was_stopped(fake, runs, go):
+    job = start(fake, runs, go, "scaling_ddp.sh", rank_counts="2 1")
     fake.cluster.run("scancel", "--batch", "--signal=USR1", job.id)
     job.wait_for_requeue()
+    go.touch()
     text = job.wait()
     assert "requeueing job" in text and "2 cells run, 0 finished before, 0 failed" in text
     assert len((fake.folder / "results/benchmarks.csv").read_text().splitlines()) == 2
 
 
-def test_no_cell_is_started_when_time_is_nearly_over(fake, runs):
+def test_no_cell_is_started_when_time_is_nearly_over(fake, runs, go):
     """The ranks finished in spite of the signal: that cell counts, the next one waits for the new start."""
-    job = start(fake, runs, "scaling_ddp.sh", rank_counts="2 1", FAKE_DEAF=1)
+    job = start(fake, runs, go, "scaling_ddp.sh", rank_counts="2 1", FAKE_DEAF=1)
     fake.cluster.run("scancel", "--batch", "--signal=USR1", job.id)
+    time.sleep(1)  # for the signal to come before the ranks' end
+    go.touch()
     job.wait_for_requeue()
     assert "1 cells run, 1 finished before, 0 failed" in job.wait()
 
 
-def test_a_cancelled_job_stays_cancelled(fake, runs):
-    job = start(fake, runs)
+def test_a_cancelled_job_stays_cancelled(fake, runs, go):
+    job = start(fake, runs, go)
     job.cancel()
     job.wait("CANCELLED")
     time.sleep(1)
     assert (job.state, job.field("Restarts")) == ("CANCELLED", "0")
 
 
-def test_a_dead_rank_is_no_reason_to_requeue(fake, runs):
-    job = fake.submit("train.sh", output="runs/one", FAKE_DIE=1, FAKE_SECONDS=60, FAKE_DEAF=1)
+def test_a_dead_rank_is_no_reason_to_requeue(fake, runs, go):
+    job = fake.submit("train.sh", output="runs/one", FAKE_DIE=1, FAKE_UNTIL=go, FAKE_DEAF=1)
     started = time.monotonic()
     job.wait("FAILED", seconds=20)
     assert time.monotonic() - started < 12
@@ -214,20 +225,21 @@ def test_an_old_mark_is_no_reason_to_requeue(fake, runs):
     assert job.field("Restarts") == "0"
 
 
-def test_preempted_while_it_starts(fake, runs):
+def test_preempted_while_it_starts(fake, runs, go):
     """Before the program catches signals: it dies of SIGTERM, and the job must come back all the same."""
-    job = fake.submit("train.sh", output="runs/one", FAKE_INFO_SECONDS=4)
+    job = fake.submit("train.sh", output="runs/one", FAKE_INFO_UNTIL=go)
     job.wait_until(lambda: job.state == "RUNNING", "running")
     time.sleep(1)
     fake.cluster.run("sbatch", "--partition=urgent", "--nodes=4", "--exclusive", "--output=/dev/null", "--wrap=sleep 0.2")
     job.wait_for_requeue()
+    go.touch()
     assert "preempted; requeueing job" in job.wait()
 
 
-def test_preprocessing_is_requeued_at_once(fake, runs):
+def test_preprocessing_is_requeued_at_once(fake, runs, go):
     """Its finished shards are the checkpoint."""
     job = fake.submit("preprocess.sh", options=("--ntasks-per-node=1",), input="inputs/tiny/sample.parquet", tokenizer="inputs/tiny/model",
-                      FAKE_INFO_SECONDS=3)
+                      FAKE_INFO_UNTIL=go)
     job.wait_until(lambda: job.state == "RUNNING", "running")
     time.sleep(1)
     fake.cluster.run("scancel", "--batch", "--signal=USR1", job.id)
@@ -236,8 +248,8 @@ def test_preprocessing_is_requeued_at_once(fake, runs):
 
 
 @pytest.mark.parametrize(("setting", "words"), [({"requeue": "no"}, "LLMFT_REQUEUE=no"), ({"max_restarts": 0}, "LLMFT_MAX_RESTARTS")])
-def test_requeueing_can_be_limited(fake, runs, setting, words):
-    job = start(fake, runs, **setting)
+def test_requeueing_can_be_limited(fake, runs, go, setting, words):
+    job = start(fake, runs, go, **setting)
     fake.cluster.run("scancel", "--signal=USR1", job.id)
     text = job.wait("FAILED", code=1)
     assert words in text and "submit the script again" in text and job.field("Restarts") == "0"

@@ -3,11 +3,9 @@ import os
 import signal
 import time
 
-import pytest
-
 from conftest import TINY, Job
 
-LIMIT = 4
+LIMIT = 3
 STEPS = ("--steps", "100000", "--checkpoint-every", "0", "--watchdog", str(LIMIT))
 
 
@@ -34,24 +32,32 @@ def verdict(job):
     return [line for line in job.text().splitlines() if "no progress for" in line]
 
 
-@pytest.mark.parametrize(("what", "victim", "nodes", "per_node"),
-                         [(signal.SIGKILL, 2, 4, 1), (signal.SIGSTOP, 1, 2, 2)], ids=["killed", "stopped"])
-def test_a_lost_rank_is_named_though_slurm_does_not_end_the_step(clone, preprocessed, what, victim, nodes, per_node):
-    output = f"runs/watched-{what.name}"
-    job = submit(clone, output, nodes, per_node)
-    pids = past_two_steps(clone, job, output)
+def lose(job, pids, victim, what):
+    """A rank, and when."""
     assert sorted(pids) == [0, 1, 2, 3]
     os.kill(pids[victim], what)
-    lost = time.monotonic()
-    job.wait_until(lambda: verdict(job), "the verdict", LIMIT + 10)
-    seconds = time.monotonic() - lost
-    [line] = verdict(job)
-    assert f"rank {victim} (" in line and f"process {pids[victim]})" in line and "gives no sign of life" in line, line
-    assert sum(f"rank {r} (" in line for r in range(4)) == 1, line
-    assert "the others wait in" in line and "--resume" in line
-    job.wait("FAILED", seconds=40)
-    assert not job.rank_pids()
-    assert seconds < LIMIT + 10, f"{seconds:.1f} s"
+    return time.monotonic()
+
+
+def test_lost_ranks_are_named_though_slurm_does_not_end_the_step(clone, preprocessed):
+    """One rank killed, in another job one stopped; side by side."""
+    lost = []
+    for what, victim, nodes, per_node in ((signal.SIGKILL, 2, 4, 1), (signal.SIGSTOP, 1, 2, 2)):
+        output = f"runs/watched-{what.name}"
+        lost.append((submit(clone, output, nodes, per_node), output, what, victim))
+    lost = [(job, victim, pids, lose(job, pids, victim, what))
+            for job, output, what, victim in lost for pids in [past_two_steps(clone, job, output)]]
+    for job, victim, pids, since in lost:
+        job.wait_until(lambda: verdict(job), "the verdict", LIMIT + 10)
+        seconds = time.monotonic() - since
+        [line] = verdict(job)
+        assert f"rank {victim} (" in line and f"process {pids[victim]})" in line and "gives no sign of life" in line, line
+        assert sum(f"rank {r} (" in line for r in range(4)) == 1, line
+        assert "the others wait in" in line and "--resume" in line
+        assert seconds < LIMIT + 10, f"{seconds:.1f} s"
+    for job, victim, pids, since in lost:
+        job.wait("FAILED", seconds=40)
+        assert not job.rank_pids()
 
 
 def test_a_stopped_rank_ends_the_job_of_our_script(clone, preprocessed):
