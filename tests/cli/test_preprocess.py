@@ -290,19 +290,15 @@ def test_truncated_samples_that_are_the_same_are_duplicates_or_overlap(tmp_path)
 
 def test_lines_are_counted_wherever_blocks_end(tmp_path):
     """Blank lines, and rows, that lie across the borders of 16 MiB blocks."""
-    row = json.dumps({"system_prompt": "", "question": "q", "response": "r" * 20000}) + "\n"
+    row = json.dumps({"system_prompt": "", "question": "q", "response": "r" * 20000}).encode() + b"\n"
     block = 1 << 24
-    text = "\ufeff" + "\n \r\n"
-    count = 0
-    for filler in (" \t" * 300 + "\r\n", "\n" * 900, " " * 900 + row, row):
-        while len(text.encode()) % block < block - 2 * len(row):
-            text += row * 20 if len(text.encode()) % block < block - 30 * len(row) else row
-        pad = block - len(text.encode()) % block - 500
-        if pad > 0:
-            text += " " * pad
+    text = bytearray("\ufeff\n \r\n".encode())
+    for filler in (b" \t" * 300 + b"\r\n", b"\n" * 900, b" " * 900 + row, row):
+        text += row * ((block - 2 * len(row) - len(text) % block) // len(row) + 1)
+        text += b" " * max(0, block - len(text) % block - 500)
         text += filler
-    (tmp_path / "in.jsonl").write_bytes(text.encode())
-    count = sum(1 for line in text.split("\n") if line.strip(" \t\r\ufeff"))
+    (tmp_path / "in.jsonl").write_bytes(text)
+    count = sum(1 for line in text.removeprefix("\ufeff".encode()).split(b"\n") if line.strip(b" \t\r"))
     assert len(text) > 3 * block
     manifest = preprocess(tmp_path / "in.jsonl", tmp_path / "out", "--max-length", 100, ranks=2)
     assert manifest["rows"] == count
