@@ -1,5 +1,6 @@
 #include <cmath>
 
+#include "../shapes.hpp"
 #include "cpu_ops.hpp"
 
 namespace llmft {
@@ -7,9 +8,7 @@ namespace llmft {
 void CpuOps::adamw(const AdamWParams& params, const Tensor& state, const Tensor& p, const Tensor& m,
                    const Tensor& v, const Tensor& grad, const Tensor& copy) {
   int64_t size = p.numel();
-  check(m.numel() == size && v.numel() == size && grad.numel() == size, "adamw: sizes differ");
-  check(p.contiguous() && m.contiguous() && v.contiguous() && grad.contiguous(), "adamw: not flat rows");
-  check(!copy || (copy.contiguous() && copy.numel() == size), "adamw: the copy differs");
+  shapes::adamw(state, p, m, v, grad, copy);
   const UpdateState& update = update_state(state);
   if (size == 0 || update.apply == 0) return;
   const AdamWParams s = params;

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "../shapes.hpp"
 #include "cpu_ops.hpp"
 #include "exp.hpp"
 #include "lanes.hpp"
@@ -14,22 +15,13 @@ namespace {
 
 constexpr int64_t kBlock = 64;  // queries a block
 
-void check_shapes(const AttentionShape& shape, Indices cu_seqlens, const Tensor& q, const Tensor& k,
-                  const Tensor& v, const Tensor& out, const Tensor& lse) {
-  int64_t tokens = q.rows, q_width = shape.heads * shape.head_dim, kv_width = shape.kv_heads * shape.head_dim;
-  check(shape.kv_heads > 0 && shape.heads % shape.kv_heads == 0, "attention: kv_heads must divide heads");
-  check(q.cols == q_width && out.rows == tokens && out.cols == q_width && k.rows == tokens &&
-            k.cols == kv_width && v.rows == tokens && v.cols == kv_width && lse.rows == tokens &&
-            lse.cols == shape.heads,
-        "attention: shapes differ");
-  check(k.dtype == q.dtype && v.dtype == q.dtype && out.dtype == q.dtype, "attention: dtypes differ");
-  check(cu_seqlens.size >= 1 && cu_seqlens.data[0] == 0 && cu_seqlens.data[cu_seqlens.size - 1] == tokens,
+void check_documents(Indices cu_seqlens, int64_t tokens) {
+  check(cu_seqlens.data[0] == 0 && cu_seqlens.data[cu_seqlens.size - 1] == tokens,
         "attention: cu_seqlens do not cover the tokens");
   for (int64_t i = 1; i < cu_seqlens.size; ++i)
     check(cu_seqlens.data[i - 1] <= cu_seqlens.data[i], "attention: cu_seqlens go down");
 }
 
-// A block of queries of one head, with the keys it may see.
 struct Block {
   int64_t head;
   int64_t begin;    // first token of the document
@@ -81,7 +73,8 @@ void fill_zero(const Tensor& x) {
 
 void CpuOps::attention(const AttentionShape& shape, Indices cu_seqlens, const Tensor& q, const Tensor& k,
                        const Tensor& v, const Tensor& out, const Tensor& lse) {
-  check_shapes(shape, cu_seqlens, q, k, v, out, lse);
+  shapes::attention(shape, cu_seqlens, q, k, v, out, lse);
+  check_documents(cu_seqlens, q.rows);
   Tensor q32 = as_f32(q, 0), k32 = as_f32(k, 1), v32 = as_f32(v, 2), out32 = f32_like(out, 3);
   float* p_block = scratch(4, kBlock * longest_document(cu_seqlens));
   float scale = score_scale(shape);
@@ -115,9 +108,8 @@ void CpuOps::attention_backward(const AttentionShape& shape, Indices cu_seqlens,
                                 const Tensor& k, const Tensor& v, const Tensor& out, const Tensor& lse,
                                 const Tensor& dout, const Tensor& dq, const Tensor& dk, const Tensor& dv,
                                 const Rotation& rotation) {
-  check_shapes(shape, cu_seqlens, q, k, v, out, lse);
-  check_shapes(shape, cu_seqlens, dq, dk, dv, dout, lse);
-  check(dq.dtype == q.dtype && dq.rows == q.rows, "attention_backward: gradients differ from inputs");
+  shapes::attention_backward(shape, cu_seqlens, q, k, v, out, lse, dout, dq, dk, dv);
+  check_documents(cu_seqlens, q.rows);
   Tensor q32 = as_f32(q, 0), k32 = as_f32(k, 1), v32 = as_f32(v, 2), out32 = as_f32(out, 3);
   Tensor dout32 = as_f32(dout, 4), dq32 = f32_like(dq, 5), dk32 = f32_like(dk, 6), dv32 = f32_like(dv, 7);
   int64_t block_size = kBlock * longest_document(cu_seqlens);

@@ -1,5 +1,6 @@
 #include <cmath>
 
+#include "../shapes.hpp"
 #include "cpu_ops.hpp"
 #include "exp.hpp"
 #include "lanes.hpp"
@@ -10,7 +11,7 @@ namespace llmft {
 void CpuOps::cross_entropy(const Tensor& logits, Indices targets, float scale, const Tensor& loss,
                            LossMode mode, const Tensor& loss_scale) {
   int64_t classes = logits.cols;
-  check(targets.size == logits.rows && loss.numel() == logits.rows, "cross_entropy: shapes differ");
+  shapes::cross_entropy(logits, targets, loss);
   if (logits.rows == 0) return;
   if (loss_scale) scale *= static_cast<float>(loss_scale.row<double>(0)[0]);
   float* logit_row = scratch(0, classes);

@@ -1,12 +1,13 @@
 #include <algorithm>
 
+#include "../shapes.hpp"
 #include "cpu_ops.hpp"
 #include "rows.hpp"
 
 namespace llmft {
 
 void CpuOps::convert(const Tensor& from, const Tensor& to, float scale) {
-  check(from.rows == to.rows && from.cols == to.cols, "convert: shapes differ");
+  shapes::convert(from, to);
   constexpr int64_t kPiece = 4096;  // floats in cache between the two conversions
   float* piece = scratch(0, kPiece);
   visit_dtype(from.dtype, [&]<class From>(From) {
@@ -26,7 +27,7 @@ void CpuOps::convert(const Tensor& from, const Tensor& to, float scale) {
 }
 
 void CpuOps::add(const Tensor& from, const Tensor& to) {
-  check(from.rows == to.rows && from.cols == to.cols, "add: shapes differ");
+  shapes::add(from, to);
   for (int64_t i = 0; i < to.rows; ++i) {
     const float* x = from.row<float>(i);
     float* y = to.row<float>(i);

@@ -1,16 +1,16 @@
+#include "../shapes.hpp"
 #include "cpu_ops.hpp"
 #include "rows.hpp"
 
 namespace llmft {
 
 void CpuOps::embed(Indices tokens, const Tensor& table, const Tensor& x) {
-  check(x.rows == tokens.size && x.cols == table.cols, "embed: shapes differ");
-  check(x.dtype == table.dtype, "embed: dtypes differ");
+  shapes::embed(tokens, table, x);
   gather_rows(table, tokens, x);
 }
 
 void CpuOps::embed_backward(Indices tokens, const Tensor& dx, const Tensor& dtable) {
-  check(dx.rows == tokens.size && dx.cols == dtable.cols, "embed_backward: shapes differ");
+  shapes::embed_backward(tokens, dx, dtable);
   float* row = scratch(0, dx.cols);
   visit_dtype(dx.dtype, [&]<class S>(S) {
     for (int64_t t = 0; t < dx.rows; ++t) {

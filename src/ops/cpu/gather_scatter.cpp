@@ -1,6 +1,7 @@
 // Rows picked and put back: copies of bytes, no dtype needed.
 #include <cstring>
 
+#include "../shapes.hpp"
 #include "cpu_ops.hpp"
 
 namespace llmft {
@@ -13,7 +14,7 @@ std::byte* bytes_of_row(const Tensor& x, int64_t i) {
 }  // namespace
 
 void CpuOps::gather_rows(const Tensor& x, Indices rows, const Tensor& y) {
-  check(y.rows == rows.size && y.cols == x.cols && y.dtype == x.dtype, "gather_rows: shapes differ");
+  shapes::gather_rows(x, rows, y);
   size_t bytes = static_cast<size_t>(x.cols) * size_of(x.dtype);
   for (int64_t i = 0; i < rows.size; ++i) {
     check(rows.data[i] >= 0 && rows.data[i] < x.rows, "gather_rows: no such row");
@@ -22,7 +23,7 @@ void CpuOps::gather_rows(const Tensor& x, Indices rows, const Tensor& y) {
 }
 
 void CpuOps::scatter_rows(const Tensor& y, Indices rows, const Tensor& x) {
-  check(y.rows == rows.size && y.cols == x.cols && y.dtype == x.dtype, "scatter_rows: shapes differ");
+  shapes::scatter_rows(y, rows, x);
   size_t bytes = static_cast<size_t>(x.cols) * size_of(x.dtype);
   for (int64_t i = 0; i < x.rows; ++i) std::memset(bytes_of_row(x, i), 0, bytes);
   for (int64_t i = 0; i < rows.size; ++i) {

@@ -3,6 +3,7 @@
 // one sum rounded once.
 #include <algorithm>
 
+#include "../shapes.hpp"
 #include "cpu_ops.hpp"
 #include "rows.hpp"
 
@@ -29,11 +30,7 @@ void round_rows_to_tf32(const Tensor& from, const Tensor& to) {
 void CpuOps::matmul(Layout layout, const Tensor& a, const Tensor& b, const Tensor& d, float alpha, float beta,
                     const Tensor& c) {
   bool a_rows = layout != Layout::tn, b_rows = layout == Layout::nt;  // M or N counts rows, not columns
-  check((a_rows ? a.rows : a.cols) == d.rows && (b_rows ? b.rows : b.cols) == d.cols &&
-            (b_rows ? b.cols : b.rows) == (a_rows ? a.cols : a.rows),
-        "matmul: shapes differ");
-  check(a.dtype == b.dtype && (d.dtype == a.dtype || d.dtype == DType::f32), "matmul: dtypes differ");
-  if (beta != 0) check(c.rows == d.rows && c.cols == d.cols && c.dtype == d.dtype, "matmul: C is not like D");
+  shapes::matmul(layout, a, b, d, beta, c);
   if (d.numel() == 0) return;
 
   bool direct = a.dtype == DType::f32 && mode_ == MatmulMode::f32;

@@ -2,6 +2,7 @@
 // product with the same input does.
 #include <cmath>
 
+#include "../shapes.hpp"
 #include "cpu_ops.hpp"
 #include "lanes.hpp"
 #include "rows.hpp"
@@ -11,10 +12,7 @@ namespace llmft {
 void CpuOps::norm(const Tensor& x, const Tensor& w, float eps, const Tensor& a, const Tensor& y,
                   const Tensor& rstd) {
   int64_t width = x.cols, tail = a ? a.rows : 0;
-  check(w.numel() == width && y.rows == x.rows && y.cols == width + tail && rstd.numel() == x.rows &&
-            (!a || a.cols == width),
-        "norm: shapes differ");
-  check(w.dtype == x.dtype && y.dtype == x.dtype, "norm: dtypes differ");
+  shapes::norm(x, w, a, y, rstd);
   float* x_row = scratch(0, width);
   float* y_row = scratch(1, width);
   const float* weight = as_f32(w, 2).row<float>(0);
@@ -36,11 +34,7 @@ void CpuOps::norm(const Tensor& x, const Tensor& w, float eps, const Tensor& a, 
 void CpuOps::norm_backward(const Tensor& dy, const Tensor& x, const Tensor& w, const Tensor& rstd,
                            const Tensor& b, const Tensor& dx, const Tensor& dw) {
   int64_t width = x.cols, tail = b ? b.cols : 0;
-  check(w.numel() == width && dy.rows == x.rows && dy.cols == width && rstd.numel() == x.rows &&
-            dx.rows == x.rows && dx.cols == width + tail && (!b || b.rows == width) &&
-            (!dw || dw.numel() == width),
-        "norm_backward: shapes differ");
-  check(w.dtype == x.dtype && dy.dtype == x.dtype && dx.dtype == x.dtype, "norm_backward: dtypes differ");
+  shapes::norm_backward(dy, x, w, rstd, b, dx, dw);
   float* dy_row = scratch(0, width);
   float* x_row = scratch(1, width);
   float* dx_row = scratch(2, width);

@@ -1,3 +1,4 @@
+#include "../shapes.hpp"
 #include "cpu_ops.hpp"
 #include "rows.hpp"
 
@@ -5,7 +6,7 @@ namespace llmft {
 
 void CpuOps::rope(const Tensor& x, Indices positions, const Tensor& table, Direction direction) {
   int64_t dim = table.cols, half = dim / 2;
-  check(positions.size == x.rows && dim > 0 && dim % 2 == 0 && x.cols % dim == 0, "rope: shapes differ");
+  shapes::rope(x, positions, table);
   float sign = direction == Direction::forward ? 1.0f : -1.0f;
   float* scratch_row = scratch(0, x.cols);
   visit_dtype(x.dtype, [&]<class S>(S) {

@@ -1,15 +1,14 @@
 #include <algorithm>
 
+#include "../shapes.hpp"
 #include "cpu_ops.hpp"
 #include "lanes.hpp"
 
 namespace llmft {
 
 void CpuOps::chunk_sum_squares(const Tensor& x, int64_t chunk, const Tensor& out) {
-  check(x.contiguous() && chunk > 0, "chunk_sum_squares: not a flat row in chunks");
+  shapes::chunk_sum_squares(x, chunk, out);
   int64_t size = x.numel();
-  check(out.contiguous() && out.numel() == (size + chunk - 1) / chunk,
-        "chunk_sum_squares: wrong number of chunks");
   for (int64_t i = 0; i < out.numel(); ++i) {
     int64_t first = i * chunk;
     const float* values = x.row<float>(0) + first;
@@ -21,14 +20,14 @@ void CpuOps::chunk_sum_squares(const Tensor& x, int64_t chunk, const Tensor& out
 }
 
 void CpuOps::sum(const Tensor& x, const Tensor& out) {
-  check(x.contiguous() && out.numel() == 1, "sum: not a flat row into one number");
+  shapes::sum(x, out);
   const float* values = x.row<float>(0);
   out.row<double>(0)[0] =
       sum_terms<double>(x.numel(), [=](int64_t j) { return static_cast<double>(values[j]); });
 }
 
 void CpuOps::advance_update(const UpdateRule& rule, const Tensor& sum_squares, const Tensor& state) {
-  check(sum_squares.contiguous() && state.numel() == kUpdateFields, "advance_update: shapes differ");
+  shapes::advance_update(sum_squares, state);
   double total = 0;
   for (int64_t i = 0; i < sum_squares.numel(); ++i) total += sum_squares.row<double>(0)[i];
   advance(update_state(state), rule, total);

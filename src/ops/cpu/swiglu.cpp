@@ -1,3 +1,4 @@
+#include "../shapes.hpp"
 #include "cpu_ops.hpp"
 #include "exp.hpp"
 #include "rows.hpp"
@@ -13,8 +14,7 @@ float sigmoid(float x) {
 
 void CpuOps::swiglu(const Tensor& gate_up, const Tensor& h) {
   int64_t width = h.cols;
-  check(gate_up.rows == h.rows && gate_up.cols == 2 * width, "swiglu: shapes differ");
-  check(gate_up.dtype == h.dtype, "swiglu: dtypes differ");
+  shapes::swiglu(gate_up, h);
   float* in_row = scratch(0, 2 * width);
   float* out_row = scratch(1, width);
   visit_dtype(h.dtype, [&]<class S>(S) {
@@ -31,9 +31,7 @@ void CpuOps::swiglu(const Tensor& gate_up, const Tensor& h) {
 // silu'(g) = s (1 + g (1 - s)), s = sigmoid(g).
 void CpuOps::swiglu_backward(const Tensor& dh, const Tensor& gate_up, const Tensor& h) {
   int64_t width = dh.cols;
-  check(gate_up.rows == dh.rows && gate_up.cols == 2 * width, "swiglu_backward: shapes differ");
-  check(gate_up.dtype == dh.dtype, "swiglu_backward: dtypes differ");
-  check(!h || (h.rows == dh.rows && h.cols == width && h.dtype == dh.dtype), "swiglu_backward: h differs");
+  shapes::swiglu_backward(dh, gate_up, h);
   float* in_row = scratch(0, 2 * width);
   float* dh_row = scratch(1, width);
   float* h_row = scratch(2, width);

@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <string_view>
 
+#include "../shapes.hpp"
 #include "attention_cudnn.hpp"
 #include "attention_kernels.hpp"
 #include "matrix.hpp"
@@ -15,17 +16,7 @@
 namespace llmft {
 namespace {
 
-void check_shapes(const AttentionShape& shape, Indices cu_seqlens, const Tensor& q, const Tensor& k,
-                  const Tensor& v, const Tensor& out, const Tensor& lse) {
-  int64_t tokens = q.rows, q_width = shape.heads * shape.head_dim, kv_width = shape.kv_heads * shape.head_dim;
-  check(shape.kv_heads > 0 && shape.heads % shape.kv_heads == 0, "attention: kv_heads must divide heads");
-  check(q.cols == q_width && out.rows == tokens && out.cols == q_width && k.rows == tokens &&
-            k.cols == kv_width && v.rows == tokens && v.cols == kv_width && lse.rows == tokens &&
-            lse.cols == shape.heads,
-        "attention: shapes differ");
-  check(k.dtype == q.dtype && v.dtype == q.dtype && out.dtype == q.dtype && lse.dtype == DType::f32,
-        "attention: dtypes differ");
-  check(cu_seqlens.size >= 1, "attention: cu_seqlens are empty");
+void check_width(const AttentionShape& shape) {
   if (shape.head_dim > cuda::kMostHeadDim)
     user_error(
         "--device cuda: attention heads of {} columns are wider than {}, the most that runs on the GPU; "
@@ -56,7 +47,8 @@ class GpuAttention final : public AttentionEngine {
 
   void attention(const AttentionShape& shape, Indices cu_seqlens, const Tensor& q, const Tensor& k,
                  const Tensor& v, const Tensor& out, const Tensor& lse) override {
-    check_shapes(shape, cu_seqlens, q, k, v, out, lse);
+    shapes::attention(shape, cu_seqlens, q, k, v, out, lse);
+    check_width(shape);
     if (q.rows == 0) return;
     AttentionArguments a{
         .shape = shape, .cu_seqlens = cu_seqlens, .q = q, .k = k, .v = v, .out = out, .lse = lse};
@@ -71,9 +63,8 @@ class GpuAttention final : public AttentionEngine {
                           const Tensor& v, const Tensor& out, const Tensor& lse, const Tensor& dout,
                           const Tensor& dq, const Tensor& dk, const Tensor& dv,
                           const Rotation& rotation) override {
-    check_shapes(shape, cu_seqlens, q, k, v, out, lse);
-    check_shapes(shape, cu_seqlens, dq, dk, dv, dout, lse);
-    check(dq.dtype == q.dtype, "attention_backward: gradients differ from inputs");
+    shapes::attention_backward(shape, cu_seqlens, q, k, v, out, lse, dout, dq, dk, dv);
+    check_width(shape);
     if (q.rows == 0) return;
     AttentionArguments a{shape, cu_seqlens, q, k, v, out, lse, dout, dq, dk, dv, rotation};
     if (order_ == AttentionOrder::fast && cudnn_.backward(a)) return;

@@ -1,6 +1,6 @@
 // The CUDA backend: every op is one or a few launches on the device's stream and returns before they are
-// done. Members check shapes on the host; kernels.hpp declares what they launch. No float atomics anywhere:
-// every sum runs in an order fixed by the shapes, so results repeat bit for bit.
+// done. Members check shapes on the host (shapes.hpp); kernels.hpp declares what they launch. No float
+// atomics anywhere: every sum runs in an order fixed by the shapes, so results repeat bit for bit.
 #pragma once
 
 #include <array>

@@ -1,31 +1,29 @@
 // Ops on whole buffers.
+#include "../shapes.hpp"
 #include "cuda_ops.hpp"
 #include "matrix.hpp"
 
 namespace llmft {
 
 void CudaOps::convert(const Tensor& from, const Tensor& to, float scale) {
-  check(from.rows == to.rows && from.cols == to.cols, "convert: shapes differ");
+  shapes::convert(from, to);
   cuda::convert(device_.stream(), matrix_of(from), matrix_of(to), scale);
   cuda_check(cudaGetLastError());
 }
 
 void CudaOps::add(const Tensor& from, const Tensor& to) {
-  check(from.rows == to.rows && from.cols == to.cols, "add: shapes differ");
-  check(from.dtype == DType::f32 && to.dtype == DType::f32, "add: not f32");
+  shapes::add(from, to);
   cuda::add(device_.stream(), matrix_of(from), matrix_of(to));
   cuda_check(cudaGetLastError());
 }
 
 void CudaOps::chunk_sum_squares(const Tensor& x, int64_t chunk, const Tensor& out) {
-  check(x.contiguous() && chunk > 0, "chunk_sum_squares: not a flat row in chunks");
-  check(out.contiguous() && out.numel() == (x.numel() + chunk - 1) / chunk,
-        "chunk_sum_squares: wrong number of chunks");
+  shapes::chunk_sum_squares(x, chunk, out);
   sums_of_chunks(x, chunk, true, out);
 }
 
 void CudaOps::sum(const Tensor& x, const Tensor& out) {
-  check(x.contiguous() && out.numel() == 1, "sum: not a flat row into one number");
+  shapes::sum(x, out);
   if (x.numel() == 0)
     device_.zero(out.data, out.bytes());
   else
@@ -41,7 +39,7 @@ void CudaOps::sums_of_chunks(const Tensor& x, int64_t chunk, bool squared, const
 }
 
 void CudaOps::advance_update(const UpdateRule& rule, const Tensor& sum_squares, const Tensor& state) {
-  check(sum_squares.contiguous() && state.numel() == kUpdateFields, "advance_update: shapes differ");
+  shapes::advance_update(sum_squares, state);
   cuda::advance_update(device_.stream(), rule, sum_squares.row<double>(0), sum_squares.numel(),
                        state.row<double>(0));
   cuda_check(cudaGetLastError());
@@ -50,10 +48,7 @@ void CudaOps::advance_update(const UpdateRule& rule, const Tensor& sum_squares, 
 void CudaOps::adamw(const AdamWParams& params, const Tensor& state, const Tensor& p, const Tensor& m,
                     const Tensor& v, const Tensor& grad, const Tensor& copy) {
   int64_t size = p.numel();
-  check(m.numel() == size && v.numel() == size && grad.numel() == size, "adamw: sizes differ");
-  check(p.contiguous() && m.contiguous() && v.contiguous() && grad.contiguous(), "adamw: not flat rows");
-  check(state.numel() == kUpdateFields, "adamw: not an update state");
-  check(!copy || (copy.contiguous() && copy.numel() == size), "adamw: the copy differs");
+  shapes::adamw(state, p, m, v, grad, copy);
   if (size == 0) return;
   cuda::AdamW s{params.lr, params.beta1, params.beta2, params.eps, 1.0f - params.lr * params.weight_decay};
   cuda::adamw(device_.stream(), s, state.row<double>(0), size, f32_row(p), f32_row(m), f32_row(v),
