@@ -2,10 +2,16 @@
 // a sequence, greedy, as Hugging Face's generate() is measured beside it. new_tok_s counts the whole time,
 // reading the prompts included; decode_tok_s the time after every sequence has its first token. With
 // `adapter` every second sequence is answered through LoRA columns (rank 16 on q, v, o) in the same batch.
-// Without a GPU every benchmark says so.
+// Without a GPU every benchmark says so. tools/peers/generate_bench.py measures generate() the same way.
+// LLMFT_BENCH_MODEL=FOLDER: that model's weights (for all but `adapter`). LLMFT_BENCH_ANSWERS=FILE: each
+// greedy answer as a line {"batch", "prompt", "answer"} of token ids, for generate_bench.py --answers.
+#include <cstdlib>
+#include <fstream>
 #include <map>
+#include <memory>
 
 #include <benchmark/benchmark.h>
+#include <fmt/ranges.h>
 
 #include "llmft/base/clock.hpp"
 #include "llmft/base/rng.hpp"
@@ -46,14 +52,47 @@ LlamaConfig llama_1b() {
   return c;
 }
 
+// One set of weights serves all benchmarks of a kind.
+LoadedModel& weights(bool adapter) {
+  static std::map<bool, std::unique_ptr<LoadedModel>> loaded;
+  std::unique_ptr<LoadedModel>& model = loaded[adapter];
+  if (model) return *model;
+  ModelSource source{.device = DeviceChoice::cuda, .precision = Precision::bf16};
+  const char* folder = std::getenv("LLMFT_BENCH_MODEL");
+  if (folder != nullptr && !adapter) {
+    source.model = folder;
+    model = std::make_unique<LoadedModel>(source);
+  } else {
+    AdapterSpec spec;
+    if (adapter) spec = {16, 32, false, {"q_proj", "v_proj", "o_proj"}};
+    model = std::make_unique<LoadedModel>(llama_1b(), spec, source);
+  }
+  return *model;
+}
+
+struct Conversation {
+  std::vector<int32_t> prompt, answer;
+};
+
+void write_answers(int64_t batch, const std::map<uint64_t, Conversation>& all) {
+  const char* path = std::getenv("LLMFT_BENCH_ANSWERS");
+  if (path == nullptr) return;
+  std::ofstream file(path, std::ios::app);
+  for (const auto& [id, c] : all)
+    file << fmt::format("{{\"batch\": {}, \"prompt\": [{}], \"answer\": [{}]}}\n", batch,
+                        fmt::join(c.prompt, ", "), fmt::join(c.answer, ", "));
+}
+
 struct Times {
   double all = 0;
   double decode = 0;  // from the step after which every sequence has a token
   int64_t decoded = 0;
+  std::map<uint64_t, Conversation> conversations;
 };
 
 Times run(Engine& engine, int64_t batch, int64_t new_tokens, const SamplingParams& sampling, bool adapter,
           uint64_t& stream) {
+  Times times;
   for (int64_t i = 0; i < batch; ++i) {
     CounterRng rng(3, ++stream);
     GenerationRequest request{.sampling = sampling};
@@ -61,19 +100,18 @@ Times run(Engine& engine, int64_t batch, int64_t new_tokens, const SamplingParam
     if (adapter && (i % 2 == 1 || batch == 1)) request.weights = AnswerWeights::adapted;
     for (uint64_t t = 0; t < kPrompt; ++t)
       request.prompt.push_back(static_cast<int32_t>(rng.below(t, 128000)));
-    engine.submit(std::move(request));
+    std::vector<int32_t> prompt = request.prompt;
+    times.conversations[engine.submit(std::move(request))].prompt = std::move(prompt);
   }
-  Times times;
   Stopwatch watch;
   double all_started = 0;
   int64_t generated = 0, before = engine.stats().generated_tokens, at_start = 0, started = 0;
-  std::map<uint64_t, bool> has_token;
   while (!engine.idle()) {
-    for (const GenerationEvent& e : engine.step())
-      if (!e.tokens.empty() && !has_token[e.request]) {
-        has_token[e.request] = true;
-        ++started;
-      }
+    for (const GenerationEvent& e : engine.step()) {
+      std::vector<int32_t>& answer = times.conversations[e.request].answer;
+      if (answer.empty() && !e.tokens.empty()) ++started;
+      answer.insert(answer.end(), e.tokens.begin(), e.tokens.end());
+    }
     generated = engine.stats().generated_tokens - before;
     if (all_started == 0 && started == batch) {
       all_started = watch.seconds();
@@ -91,9 +129,7 @@ void generate(benchmark::State& state, int64_t batch, bool adapter, const Sampli
     state.SkipWithError("no GPU on this machine");
     return;
   }
-  AdapterSpec spec;
-  if (adapter) spec = {16, 32, false, {"q_proj", "v_proj", "o_proj"}};
-  LoadedModel model(llama_1b(), spec, {.device = DeviceChoice::cuda, .precision = Precision::bf16});
+  LoadedModel& model = weights(adapter);
   NoText tokenizer;
   auto engine = make_engine(model, {.max_context = kPrompt + kNew, .max_sequences = batch}, tokenizer);
   uint64_t stream = 0;
@@ -107,12 +143,12 @@ void generate(benchmark::State& state, int64_t batch, bool adapter, const Sampli
     all += times.all;
     decode += times.decode;
     decoded += times.decoded;
-    ++rounds;
+    if (++rounds == 1 && !adapter && sampling.temperature == 0) write_answers(batch, times.conversations);
   }
   state.counters["new_tok_s"] = static_cast<double>(rounds * batch * kNew) / all;
   state.counters["decode_tok_s"] = static_cast<double>(decoded) / decode;
   state.counters["ms_a_step"] = 1e3 * decode / (static_cast<double>(decoded) / static_cast<double>(batch));
-  state.counters["peak_GB"] = static_cast<double>(model.device().peak_bytes()) / 1e9;
+  state.counters["GB"] = static_cast<double>(model.device().bytes_held()) / 1e9;
 }
 
 const SamplingParams kGreedy{.temperature = 0};

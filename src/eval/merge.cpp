@@ -148,6 +148,7 @@ class LogitsOf {
                         .positions = list(n, n),
                         .cu_seqlens = list(3 * n, 2),
                         .adapted = adapted_ ? list(2 * n, n) : Indices{},
+                        .whole = n,
                         .longest = n});
     Tensor logits = inference_.logits({nullptr, n});
     std::vector<float> out(static_cast<size_t>(logits.numel()));

@@ -58,6 +58,7 @@ std::vector<SampleLoss> sample_losses(LoadedModel& model, const ShardSet& shards
     RowBatch batch{.tokens = lists.put(pack.tokens),
                    .positions = lists.put(pack.positions),
                    .cu_seqlens = lists.put(pack.bounds),
+                   .whole = static_cast<int64_t>(pack.tokens.size()),
                    .longest = pack_tokens};
     Indices rows = lists.put(pack.rows), targets = lists.put(pack.targets);
     Indices all = lists.put(std::vector<int32_t>(pack.tokens.size(), 1));

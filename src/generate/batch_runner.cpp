@@ -22,6 +22,7 @@ int32_t* words(const Buffer& buffer, int64_t first = 0) {
 BatchRunner::BatchRunner(LoadedModel& model, const InferenceLimits& limits, int64_t max_sequences)
     : loaded_(model),
       model_(model.tensors(), model.recipe(), model.ops(), model.decode(), model.store(), limits),
+      records_(model.decode().make_records()),
       max_rows_(limits.max_rows),
       max_sequences_(max_sequences) {
   Device& device = model.device();
@@ -65,23 +66,24 @@ void BatchRunner::prefill(std::span<const StepRow> rows, std::span<const int32_t
   check(sampled.size() == draws.size(), "a row is sampled without saying how");
   auto T = static_cast<int64_t>(rows.size());
   Inputs in = upload(rows, draws, T);
-  bool from_start = true, any_adapted = false;
-  int64_t longest = 0;
+  bool any_adapted = false;
+  int64_t longest = 0, whole = 0;
   std::vector<int32_t> lists;
   for (size_t i = 0; i < rows.size(); ++i) {
-    if (i == 0 || rows[i].slot != rows[i - 1].slot) {
-      lists.push_back(static_cast<int32_t>(i));
-      from_start = from_start && rows[i].position == 0;
+    if (whole == static_cast<int64_t>(i)) {
+      bool begins = i == 0 || rows[i].slot != rows[i - 1].slot;
+      if (begins && rows[i].position == 0) lists.push_back(static_cast<int32_t>(i));
+      if (!begins || rows[i].position == 0) ++whole;
     }
     any_adapted = any_adapted || rows[i].adapted != 0;
     longest = std::max<int64_t>(longest, rows[i].position + 1);
   }
-  lists.push_back(static_cast<int32_t>(T));
+  if (whole != 0) lists.push_back(static_cast<int32_t>(whole));
   auto bounds = static_cast<int64_t>(lists.size());
   lists.insert(lists.end(), sampled.begin(), sampled.end());
   loaded_.device().copy_to_device(lists_.data(), lists.data(), lists.size() * sizeof(int32_t));
-  model_.forward({in.tokens, in.positions, in.slots, from_start ? Indices{words(lists_), bounds} : Indices{},
-                  any_adapted ? in.adapted : Indices{}, longest});
+  model_.forward({in.tokens, in.positions, in.slots, {words(lists_), bounds},
+                  any_adapted ? in.adapted : Indices{}, whole, longest});
   prefilled_ = static_cast<int64_t>(sampled.size());
   if (prefilled_ == 0) return;
   Tensor logits = model_.logits({words(lists_, bounds), prefilled_});
@@ -109,8 +111,8 @@ void BatchRunner::decode(std::span<const StepRow> rows, std::span<const SampleRo
                static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(longest, 256)))));
   uint64_t key =
       static_cast<uint64_t>(n) << 40 | static_cast<uint64_t>(longest) << 1 | (any_adapted ? 1u : 0u);
-  loaded_.decode().replay(key, [&] {
-    model_.forward({in.tokens, in.positions, in.slots, {}, any_adapted ? in.adapted : Indices{}, longest});
+  records_->run(key, [&] {
+    model_.forward({in.tokens, in.positions, in.slots, {}, any_adapted ? in.adapted : Indices{}, 0, longest});
     Tensor logits = model_.logits({nullptr, n});
     loaded_.decode().sample(logits, in.draws,
                             seen_.view(DType::i32, model_.limits().slots, seen_words(logits.cols)),

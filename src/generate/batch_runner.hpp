@@ -2,6 +2,7 @@
 // the tokens. Decoding steps come in a few sizes, padded, so that a GPU can replay recorded ones.
 #pragma once
 
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -21,8 +22,8 @@ class BatchRunner {
  public:
   BatchRunner(LoadedModel& model, const InferenceLimits& limits, int64_t max_sequences);
 
-  // Prompt pieces one after another, each of one slot; afterwards tokens are drawn for `sampled` (indices of
-  // rows), by draws.
+  // Prompt pieces one after another, each of one slot, better those first that start at position 0; afterwards
+  // tokens are drawn for `sampled` (indices of rows), by draws.
   void prefill(std::span<const StepRow> rows, std::span<const int32_t> sampled,
                std::span<const SampleRow> draws);
   // One row a sequence, each drawn from.
@@ -46,6 +47,7 @@ class BatchRunner {
 
   LoadedModel& loaded_;
   InferenceModel model_;
+  std::unique_ptr<StepRecords> records_;  // of decoding: of this runner's buffers
   int64_t max_rows_;
   int64_t max_sequences_;
   Buffer inputs_;  // of one pass: see upload()

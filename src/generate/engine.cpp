@@ -274,14 +274,25 @@ void BatchEngine::launch_decode() {
 }
 
 void BatchEngine::launch_prefill() {
+  struct Piece {
+    Place place;
+    int64_t count;
+  };
+  std::vector<Piece> pieces;
+  int64_t room = prefill_tokens_;
+  for (Place place = running_.begin(); place != running_.end() && room > 0; ++place) {
+    if (!place->reading()) continue;
+    pieces.push_back({place, std::min(room, place->prompt_size() - place->computed)});
+    room -= pieces.back().count;
+  }
+  // what reads from its start need not look into the cache
+  std::stable_partition(pieces.begin(), pieces.end(), [](const Piece& p) { return p.place->computed == 0; });
+
   std::vector<StepRow> rows;
   std::vector<int32_t> sampled;
   std::vector<SampleRow> draws;
-  for (Place place = running_.begin(); place != running_.end(); ++place) {
+  for (auto [place, count] : pieces) {
     Running& r = *place;
-    int64_t room = prefill_tokens_ - static_cast<int64_t>(rows.size());
-    if (!r.reading() || room == 0) continue;
-    int64_t count = std::min(room, r.prompt_size() - r.computed);
     std::span<const int32_t> piece =
         std::span(r.request.prompt).subspan(static_cast<size_t>(r.computed), static_cast<size_t>(count));
     for (int32_t token : piece)

@@ -86,11 +86,16 @@ void InferenceModel::attention_of(const RowBatch& batch, const KvCache& cache, c
     decode_.rope_append(shape_, rows, arena_.view(rope_), qkv, cache);
   else
     ops_.rope(qkv.col_range(0, q + kv), batch.positions, arena_.view(rope_), Direction::forward);
-  if (batch.cu_seqlens.size != 0)
-    ops_.attention(shape_, batch.cu_seqlens, qkv.col_range(0, q), qkv.col_range(q, kv),
-                   qkv.col_range(q + kv, kv), out, arena_.view(lse_, qkv.rows));
-  else
-    decode_.attend(shape_, rows, batch.longest, qkv.col_range(0, q), cache, out);
+  int64_t whole = batch.whole, others = qkv.rows - whole;
+  if (whole != 0) {
+    Tensor first = qkv.row_range(0, whole);
+    ops_.attention(shape_, batch.cu_seqlens, first.col_range(0, q), first.col_range(q, kv),
+                   first.col_range(q + kv, kv), out.row_range(0, whole), arena_.view(lse_, whole));
+  }
+  if (others != 0)
+    decode_.attend(shape_, {{rows.slots.data + whole, others}, {rows.positions.data + whole, others}},
+                   batch.longest, qkv.row_range(whole, others).col_range(0, q), cache,
+                   out.row_range(whole, others));
 }
 
 void InferenceModel::layer(int64_t index, const RowBatch& batch) {
@@ -127,6 +132,9 @@ void InferenceModel::layer(int64_t index, const RowBatch& batch) {
 void InferenceModel::forward(const RowBatch& batch) {
   int64_t T = batch.tokens.size;
   check(T > 0 && T <= limits_.max_rows && batch.positions.size == T, "batch larger than planned");
+  check(batch.whole <= T && (batch.whole != 0) == (batch.cu_seqlens.size != 0) &&
+            (batch.whole == T || batch.slots.size == T),
+        "rows without a place to attend to");
   check(batch.longest <= limits_.context, "sequence longer than planned");
   {
     WeightLease lease = store_.acquire(tensors_.embedding_block());

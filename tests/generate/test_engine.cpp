@@ -159,7 +159,7 @@ void compare_with_training(const fs::path& folder, const fs::path& adapter, Prec
   double tolerance = spread * (precision == Precision::fp32 ? 2e-5 : 0.04);
   CHECK(apart > tolerance);  // the adapter shows
 
-  enum class How { packed, through_cache };
+  enum class How { packed, first_packed, through_cache };
   enum class Who { base_alone, both };
   // positions [from, to) of two sequences
   auto compare = [&](int64_t from, int64_t to, How how, Who who) {
@@ -174,9 +174,17 @@ void compare_with_training(const fs::path& folder, const fs::path& adapter, Prec
       bounds.push_back(static_cast<int32_t>(t.size()));
     }
     Device& d = loaded.device();
+    if (how != How::packed) bounds.resize(how == How::first_packed ? 2 : 0);
+    int64_t whole = bounds.empty() ? 0 : bounds.back();
+    bounds.resize(3);
     List lt(d, t), lp(d, p), ls(d, s), la(d, a), lb(d, bounds);
-    model.forward({lt.view, lp.view, ls.view, how == How::packed ? lb.view : Indices{},
-                   who == Who::both ? la.view : Indices{}, to});
+    model.forward({.tokens = lt.view,
+                   .positions = lp.view,
+                   .slots = ls.view,
+                   .cu_seqlens = {lb.view.data, whole == 0 ? 0 : 1 + whole / (to - from)},
+                   .adapted = who == Who::both ? la.view : Indices{},
+                   .whole = whole,
+                   .longest = to});
     Tensor logits = model.logits({nullptr, lt.view.size});
     std::vector<float> got(static_cast<size_t>(logits.numel()));
     d.copy_to_host(got.data(), logits.data, logits.bytes());
@@ -191,6 +199,7 @@ void compare_with_training(const fs::path& folder, const fs::path& adapter, Prec
     CHECK(worst <= tolerance);
   };
   compare(0, kLength, How::packed, Who::both);
+  compare(0, kLength, How::first_packed, Who::both);
   compare(0, 5, How::packed, Who::both);
   compare(5, 13, How::through_cache, Who::both);
   for (int64_t i = 13; i < kLength; ++i) compare(i, i + 1, How::through_cache, Who::both);
@@ -235,6 +244,24 @@ TEST_CASE("CUDA: greedy answers equal transformers' for 100 prompts, steps recor
     options.max_sequences = sequences;
     compare_with_golden(options);
   }
+}
+
+TEST_CASE("CUDA: records of one engine are not replayed by the next one on the same model") {
+  if (no_gpu()) return;
+  EngineOptions options = tiny(2);
+  options.source.device = DeviceChoice::cuda;
+  LoadedModel model(options.source);
+  auto ask = [&](Engine& engine, uint64_t stream) {
+    engine.submit({.prompt = random_tokens(30, stream), .sampling = greedy(24)});
+    return run(engine).begin()->second;
+  };
+  Answer alone = ask(*make_engine(model, options, tokenizer()), 1);
+  auto first = make_engine(model, options, tokenizer()), second = make_engine(model, options, tokenizer());
+  for (int i = 0; i < 2; ++i) {
+    CHECK(ask(*first, 1) == alone);
+    CHECK(ask(*second, 2) != alone);
+  }
+  CHECK(ask(*second, 1) == alone);
 }
 
 TEST_CASE("CUDA: the same requests in bf16 get the same answers, another seed another one") {

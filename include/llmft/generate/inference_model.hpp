@@ -25,9 +25,10 @@ struct RowBatch {
   Indices tokens;
   Indices positions;
   Indices slots;        // empty: keys and values are not kept
-  Indices cu_seqlens;   // given: every sequence starts at position 0 here, attention is within the batch;
-                        // empty: attention through the cache
+  Indices cu_seqlens;   // of the first `whole` rows: sequences that start at position 0 here, attention is
+                        // within the batch
   Indices adapted;      // 0: base; empty: all base
+  int64_t whole = 0;    // the rows after them: attention through the cache
   int64_t longest = 0;  // upper bound of positions + 1
 };
 

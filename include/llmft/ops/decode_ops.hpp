@@ -59,6 +59,15 @@ constexpr int64_t seen_words(int64_t vocabulary) {
   return (vocabulary + 31) / 32;
 }
 
+// Work that is done again and again on the same memory, which must outlive this: a GPU records it.
+class StepRecords {
+ public:
+  virtual ~StepRecords() = default;
+  // Runs work, which calls ops on the device only and always does the same for the same key. The first time
+  // it runs as it is.
+  virtual void run(uint64_t key, const std::function<void()>& work) = 0;
+};
+
 class DecodeOps {
  public:
   virtual ~DecodeOps() = default;
@@ -96,9 +105,8 @@ class DecodeOps {
   // V]; rows, tokens: [T] in device memory.
   virtual void sample(const Tensor& logits, const SampleRow* rows, const Tensor& seen, int32_t* tokens) = 0;
 
-  // Runs work, which calls ops on this device only and always does the same for the same key: a GPU records
-  // it and later replays the record. Memory that it uses must stay where it is.
-  virtual void replay(uint64_t key, const std::function<void()>& work) = 0;
+  // Records of what calls these ops, and goes before them.
+  virtual std::unique_ptr<StepRecords> make_records() = 0;
   // Work runs beside the host, which waits when it copies results: it may launch a step ahead.
   virtual bool asynchronous() const = 0;
 };

@@ -77,13 +77,18 @@ int32_t draw(const float* logits, int64_t vocabulary, const SampleRow& row) {
   internal_error("sampling ran past the last token");
 }
 
+class NoRecords final : public StepRecords {
+ public:
+  void run(uint64_t, const std::function<void()>& work) override { work(); }
+};
+
 class CpuDecodeOps final : public DecodeOps {
  public:
   CpuDecodeOps(Device& device, int threads) : ops_(device, MatmulMode::f32, threads) {}
 
   Device& device() override { return ops_.device(); }
   bool takes_rows(int64_t, DType) const override { return false; }
-  void replay(uint64_t, const std::function<void()>& work) override { work(); }
+  std::unique_ptr<StepRecords> make_records() override { return std::make_unique<NoRecords>(); }
   bool asynchronous() const override { return false; }
 
   void rope_append(const AttentionShape& shape, const CacheRows& rows, const Tensor& table, const Tensor& qkv,

@@ -17,13 +17,49 @@ namespace {
 static_assert(sizeof(SampleRow) == sizeof(cuda::DrawRow));
 static_assert(offsetof(SampleRow, random_high) == offsetof(cuda::DrawRow, random_high));
 
-class CudaDecodeOps final : public DecodeOps {
+// The first time work runs as it is: libraries choose algorithms and buffers reach their size, neither of
+// which can be recorded. The second time it is recorded.
+class CudaRecords final : public StepRecords {
  public:
-  explicit CudaDecodeOps(CudaDevice& device) : device_(device) {}
-  ~CudaDecodeOps() override {
+  explicit CudaRecords(CudaDevice& device) : device_(device) {}
+  ~CudaRecords() override {
     for (auto& [key, record] : records_)
       if (record != nullptr) cudaGraphExecDestroy(record);
   }
+
+  void run(uint64_t key, const std::function<void()>& work) override {
+    auto [found, first] = records_.try_emplace(key, nullptr);
+    if (first) return work();
+    if (found->second == nullptr) found->second = record(work);
+    cuda_check(cudaGraphLaunch(found->second, device_.stream()));
+  }
+
+ private:
+  cudaGraphExec_t record(const std::function<void()>& work) {
+    cudaGraph_t graph = nullptr;
+    cuda_check(cudaStreamBeginCapture(device_.stream(), cudaStreamCaptureModeThreadLocal));
+    try {
+      work();
+    } catch (...) {
+      cudaStreamEndCapture(device_.stream(), &graph);
+      if (graph != nullptr) cudaGraphDestroy(graph);
+      throw;
+    }
+    cuda_check(cudaStreamEndCapture(device_.stream(), &graph));
+    cudaGraphExec_t executable = nullptr;
+    cudaError_t status = cudaGraphInstantiate(&executable, graph, 0);
+    cudaGraphDestroy(graph);
+    cuda_check(status);
+    return executable;
+  }
+
+  CudaDevice& device_;
+  std::map<uint64_t, cudaGraphExec_t> records_;
+};
+
+class CudaDecodeOps final : public DecodeOps {
+ public:
+  explicit CudaDecodeOps(CudaDevice& device) : device_(device) {}
 
   Device& device() override { return device_; }
   bool asynchronous() const override { return true; }
@@ -103,34 +139,9 @@ class CudaDecodeOps final : public DecodeOps {
     cuda_check(cudaGetLastError());
   }
 
-  // The first time runs as it is: libraries choose algorithms and buffers reach their size, neither of which
-  // can be recorded. The second time records.
-  void replay(uint64_t key, const std::function<void()>& work) override {
-    auto [found, first] = records_.try_emplace(key, nullptr);
-    if (first) return work();
-    if (found->second == nullptr) found->second = record(work);
-    cuda_check(cudaGraphLaunch(found->second, device_.stream()));
-  }
+  std::unique_ptr<StepRecords> make_records() override { return std::make_unique<CudaRecords>(device_); }
 
  private:
-  cudaGraphExec_t record(const std::function<void()>& work) {
-    cudaGraph_t graph = nullptr;
-    cuda_check(cudaStreamBeginCapture(device_.stream(), cudaStreamCaptureModeThreadLocal));
-    try {
-      work();
-    } catch (...) {
-      cudaStreamEndCapture(device_.stream(), &graph);
-      if (graph != nullptr) cudaGraphDestroy(graph);
-      throw;
-    }
-    cuda_check(cudaStreamEndCapture(device_.stream(), &graph));
-    cudaGraphExec_t executable = nullptr;
-    cudaError_t status = cudaGraphInstantiate(&executable, graph, 0);
-    cudaGraphDestroy(graph);
-    cuda_check(status);
-    return executable;
-  }
-
   // Records hold addresses: a buffer that has become too small stays, beside its successor.
   void reserve(std::vector<Buffer>& buffers, size_t bytes) {
     if (!buffers.empty() && buffers.back().bytes() >= bytes && buffers.back().bytes() > 0) return;
@@ -190,7 +201,6 @@ class CudaDecodeOps final : public DecodeOps {
 
   CudaDevice& device_;
   std::vector<Buffer> scratch_, counters_, tail_;
-  std::map<uint64_t, cudaGraphExec_t> records_;
 };
 
 }  // namespace
