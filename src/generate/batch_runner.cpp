@@ -82,8 +82,13 @@ void BatchRunner::prefill(std::span<const StepRow> rows, std::span<const int32_t
   auto bounds = static_cast<int64_t>(lists.size());
   lists.insert(lists.end(), sampled.begin(), sampled.end());
   loaded_.device().copy_to_device(lists_.data(), lists.data(), lists.size() * sizeof(int32_t));
-  model_.forward({in.tokens, in.positions, in.slots, {words(lists_), bounds},
-                  any_adapted ? in.adapted : Indices{}, whole, longest});
+  model_.forward({in.tokens,
+                  in.positions,
+                  in.slots,
+                  {words(lists_), bounds},
+                  any_adapted ? in.adapted : Indices{},
+                  whole,
+                  longest});
   prefilled_ = static_cast<int64_t>(sampled.size());
   if (prefilled_ == 0) return;
   Tensor logits = model_.logits({words(lists_, bounds), prefilled_});

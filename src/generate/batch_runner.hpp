@@ -22,8 +22,8 @@ class BatchRunner {
  public:
   BatchRunner(LoadedModel& model, const InferenceLimits& limits, int64_t max_sequences);
 
-  // Prompt pieces one after another, each of one slot, better those first that start at position 0; afterwards
-  // tokens are drawn for `sampled` (indices of rows), by draws.
+  // Prompt pieces one after another, each of one slot, better those first that start at position 0;
+  // afterwards tokens are drawn for `sampled` (indices of rows), by draws.
   void prefill(std::span<const StepRow> rows, std::span<const int32_t> sampled,
                std::span<const SampleRow> draws);
   // One row a sequence, each drawn from.

@@ -250,6 +250,7 @@ TEST_CASE("CUDA: records of one engine are not replayed by the next one on the s
   if (no_gpu()) return;
   EngineOptions options = tiny(2);
   options.source.device = DeviceChoice::cuda;
+  options.source.precision = Precision::fp32;
   LoadedModel model(options.source);
   auto ask = [&](Engine& engine, uint64_t stream) {
     engine.submit({.prompt = random_tokens(30, stream), .sampling = greedy(24)});
