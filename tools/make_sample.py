@@ -3,6 +3,7 @@
 
     python tools/make_sample.py                                        # inputs/tiny/sample.parquet, 2,400 rows
     python tools/make_sample.py --rows 3000000 --long 0.5 --out big.parquet
+    python tools/make_sample.py --rows 3000000 --words /usr/share/doc --out big    # a folder, 5 GB of text
 
 The tasks are ones that a model of 1-2 M parameters learns in a minute or two: facts of a small invented world, copying,
 upper case, spelling backwards, counting on, comparing. Answers are short sentences of few patterns; no text is real.
@@ -13,11 +14,18 @@ is there in known shares: --long rows of up to about 200 tokens, 1 row in 20 wit
 each with an empty response or repeated exactly (id and all) from earlier in its row group. No other two rows have the
 same text: where the tasks' own variety runs out, the question carries the number of a card.
 
+--words is for measuring speed: rows of OpenOrca's size (1.8 KB on average) without sense, whose words come as often as they do
+in the text files under that path (up to 150 MB of them are read; .gz too), some with a comma or a full stop, some with a
+capital letter: a vocabulary as large, and as uneven, as that of real text. --out is then a folder of files of 100,000 rows.
+
 Needs numpy and pyarrow.
 """
 import argparse
+import collections
+import gzip
 import json
 import pathlib
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -214,6 +222,69 @@ def row_group(seed, number, first_row, n, long_share, seen):
     return table.take(pa.array(source)), len(repeated)
 
 
+WORD = re.compile(r"[A-Za-z][a-z']{0,18}|[0-9]{1,4}|[^\W\d_]{2,20}")
+WORDS_READ, WORDS_OF_A_FILE, FILE_ROWS = 150_000_000, 400_000, 100_000
+ORCA_PROMPTS = [
+    "", "You are a helpful assistant, who always provide explanation. Think like you are answering to a five year old.",
+    "You are an AI assistant. You will be given a task. You must generate a detailed and long answer.",
+    "You are an AI assistant that follows instruction extremely well. Help as much as you can.",
+    "Explain how you used the definition to come up with the answer."]
+
+
+class RealWords:
+    """Words of the text files under a path, drawn as often as they are there."""
+
+    def __init__(self, path, seed):
+        rng = np.random.default_rng(seed)
+        files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
+        rng.shuffle(files)
+        counts, read = collections.Counter(), 0
+        for file in files:
+            try:
+                raw = (gzip.open(file) if file.suffix == ".gz" else file.open("rb")).read(WORDS_OF_A_FILE)
+            except OSError:
+                continue
+            text = raw.decode("utf-8", "ignore")
+            counts.update(w for w in WORD.findall(text) if len(w) > 1 or w in "aI")
+            read += len(raw)
+            if read > WORDS_READ:
+                break
+        words = [w for w, _ in counts.most_common()]
+        share = np.array([counts[w] for w in words], dtype=float) / counts.total()
+        self.forms = pa.array([form for w in words for form in (w, w + ",", w.capitalize(), w + ".")])
+        # Drawing an entry of a long table is drawing by frequency.
+        self.table = np.repeat(np.arange(len(words), dtype=np.int32), np.maximum((share * (1 << 24)).astype(np.int64), 1))
+        self.form_table = np.repeat(np.arange(4, dtype=np.int32), [84, 6, 5, 5])
+        print(f"{len(words)} different words in {read} bytes under {path}")
+
+    def texts(self, rng, n, mean):
+        lengths = np.maximum(rng.gamma(1.3, mean / 1.3, n).astype(np.int64), 3)
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+        picked = self.table[rng.integers(0, len(self.table), offsets[-1])] * 4
+        picked += self.form_table[rng.integers(0, len(self.form_table), offsets[-1])]
+        return pc.binary_join(pa.ListArray.from_arrays(pa.array(offsets), self.forms.take(pa.array(picked))), pa.scalar(" "))
+
+
+def write_orca_size(args):
+    words = RealWords(args.words, args.seed)
+    args.out.mkdir(parents=True, exist_ok=True)
+    size = args.row_group or 10000
+    for first in range(0, args.rows, FILE_ROWS):
+        path = args.out / f"{first // FILE_ROWS:05}.parquet"
+        with pq.ParquetWriter(path, SCHEMA, compression=args.compression) as writer:
+            for group in range(first, min(first + FILE_ROWS, args.rows), size):
+                n = min(size, args.rows - group)
+                rng = np.random.Generator(np.random.PCG64([args.seed, group]))
+                ids = join(take(ID_PREFIXES, choice(rng, ID_PREFIXES, n)), ".", text_of(np.arange(group, group + n) + 1001))
+                system = take(ORCA_PROMPTS, choice(rng, ORCA_PROMPTS, n))
+                table = pa.table([ids, system, words.texts(rng, n, 155), words.texts(rng, n, 140)], schema=SCHEMA)
+                source = np.arange(n)
+                repeated = np.flatnonzero(rng.random(n) < DUPLICATE_SHARE)
+                source[repeated] = (rng.random(len(repeated)) * repeated).astype(int)
+                writer.write_table(table.take(pa.array(source)), row_group_size=size)
+    print(f"{args.out}: {args.rows} rows")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=2400)
@@ -223,7 +294,10 @@ def main():
     parser.add_argument("--compression", default="zstd", help="of the Parquet file: zstd, snappy, gzip, lz4, none")
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "inputs" / "tiny" / "sample.parquet")
     parser.add_argument("--jsonl", action="store_true", help="write --out as JSON lines instead of Parquet")
+    parser.add_argument("--words", type=pathlib.Path, metavar="PATH", help="rows of OpenOrca's size with the words of these texts")
     args = parser.parse_args()
+    if args.words:
+        return write_orca_size(args)
     if args.rows < 1 or not 0 <= args.long <= 1 - FOREIGN_SHARE:
         parser.error("--rows must be at least 1 and --long between 0 and 0.95")
 
