@@ -2,18 +2,22 @@
 """llmft's tokenizer beside gigatoken, fastokens, tiktoken and Hugging Face tokenizers: the same text, one core, ids compared.
 
   pip install gigatoken fastokens tiktoken tokenizers numpy awkward     (a peer that is missing is left out)
-  cmake --build build/release --target bench_tokenizer
-  taskset -c 1 tools/peers/tok_bench.py --model tokenizer.model --bench build/release/bench/bench_tokenizer en.jsonl mix.jsonl
+  cmake -B build/b -DLLMFT_BENCH=ON && cmake --build build/b --target bench_tokenizer
+  tools/peers/tok_bench.py --prefix "taskset -c 1" --model tokenizer.model --bench build/b/bench/bench_tokenizer en.jsonl mix.jsonl
 
 --model is Meta's rank file for Llama 3. A corpus is JSON lines with system_prompt, question and response, or UTF-8 text.
-A run is a fresh process: load, a first pass over the text, repeated passes. MB/s = 1e6 bytes of text per second of CPU time
-of the whole process; a cell is the median of --runs runs. Forms: `doc` one call a document, `batch` the peer's own
-call for a list of documents, `buffer` the whole text as one document; a peer's best form is what counts.
+A process does --rounds rounds: a new tokenizer, its first pass over the text, --passes repeated ones; and one round before
+them, not counted, so that no first pass pays for a process that is new (memory from the system, threads, imports). Peers and llmft
+take turns, --runs times. MB/s = 1e6 bytes of text per second of CPU time of the whole process; a cell is the median of all
+its passes. Forms: `doc` one call a document, `batch` the peer's own call for a list of documents, `buffer` the whole text as one
+document (ids not compared: documents' borders vanish). gigatoken is given bytes, the others str. llmft's rows named after
+instructions have these forced (LLMFT_SIMD). The end is llmft against the best form of each peer.
 """
 import argparse
 import base64
 import json
 import os
+import shlex
 import statistics
 import subprocess
 import sys
@@ -100,11 +104,16 @@ def tokenizers(model, tokenizer_json):
 
 
 PEERS = {f.__name__: f for f in (gigatoken, fastokens, tiktoken, tokenizers)}
-SLOW = {"tokenizers"}
+FORMS = {"llmft": ("doc", "batch", "buffer"), "gigatoken": ("doc", "batch", "buffer"), "fastokens": ("doc", "batch", "buffer"),
+         "tiktoken": ("doc",), "tokenizers": ("doc", "batch")}
+BYTES = {"gigatoken"}  # takes them as they are, which saves it a look at each character
+SLOW = {"tokenizers"}  # measured on a part of the text
+FEW = {"tiktoken", "tokenizers"}  # too slow for many rounds
+TIERS = ("portable", "sse2", "avx2", "avx512")
 
 
 def run_peer(args):
-    """In a process of its own: prints {"first": MB/s, "repeated": [MB/s]} and leaves the ids in a file."""
+    """In a process of its own: prints {"first": [MB/s], "repeated": [MB/s]} and leaves the ids in a file."""
     docs = read_corpus(args.corpora[0])
     peer, form = args.only.split(":")
     if peer in SLOW:
@@ -113,16 +122,24 @@ def run_peer(args):
     size = sum(len(d.encode()) for d in docs)
     if form == "buffer":
         docs = ["".join(docs)]
-    forms = PEERS[peer](args.model, args.json)
-    run, ids_of = forms.get(form) or forms["doc"]
-    rates = []
-    for _ in range(1 + (1 if peer in SLOW else args.passes)):
-        start = time.process_time()
-        result = run(docs)
-        rates.append(size / 1e6 / (time.process_time() - start))
-    if form != "buffer":
-        np.concatenate([np.asarray(x, np.uint32) for x in ids_of(result)]).tofile(args.ids)
-    print(json.dumps({"first": rates[0], "repeated": rates[1:]}))
+    if peer in BYTES:
+        docs = [d.encode() for d in docs]
+    rates = {"first": [], "repeated": []}
+    for round_ in range(1 + args.rounds):
+        forms = PEERS[peer](args.model, args.json)
+        run, ids_of = forms.get(form) or forms["doc"]
+        for i in range(1 + args.passes):
+            start = time.process_time()
+            result = run(docs)
+            rate = size / 1e6 / (time.process_time() - start)
+            if round_ > 0:
+                rates["repeated" if i else "first"].append(rate)
+            elif form != "buffer" and i == 0:
+                np.concatenate([np.asarray(x, np.uint32) for x in ids_of(result)]).tofile(args.ids)
+            del result
+            if round_ == 0 and peer in FEW:
+                break
+    print(json.dumps(rates))
 
 
 def available():
@@ -134,11 +151,73 @@ def available():
             print(f"{peer}: not installed, left out", file=sys.stderr)
 
 
+def has_tier(tier):
+    with open("/proc/cpuinfo") as f:
+        flags = next((line.split() for line in f if line.startswith("flags")), [])
+    return {"portable": True, "sse2": "sse2" in flags, "avx2": "avx2" in flags, "avx512": "avx512_vbmi2" in flags}[tier]
+
+
+def jobs_of(args, peers, corpus, work, tokenizer_json, ids):
+    """(name, form, command, environment) of each row."""
+    docs = [d.encode() for d in read_corpus(corpus)]
+    text, offsets = (os.path.join(work, n) for n in ("text", "offsets"))
+    with open(text, "wb") as f:
+        f.write(b"".join(docs))
+    np.cumsum([0] + [len(d) for d in docs]).astype(np.uint64).tofile(offsets)
+    numbers = [str(args.rounds), str(args.passes)]
+    jobs = []
+    for peer in sorted(peers, key=lambda p: p != "tiktoken"):  # its ids are the reference
+        few = ["1", "1"] if peer in FEW else numbers
+        for form in FORMS[peer]:
+            command = [sys.executable, os.path.abspath(__file__), "--model", args.model, "--json", tokenizer_json, "--ids", ids]
+            jobs.append((peer, form, [*command, "--only", f"{peer}:{form}", "--rounds", few[0], "--passes", few[1], corpus], {}))
+    if args.bench:
+        ours = lambda form: [args.bench, "--text", args.model, text, offsets, form, *numbers, ids]
+        jobs += [("llmft", form, ours(form), {}) for form in FORMS["llmft"]]
+        jobs += [(f"llmft, {tier}", "doc", ours("doc"), {"LLMFT_SIMD": tier}) for tier in TIERS if has_tier(tier)]
+    return jobs
+
+
+def measure(args, jobs, ids):
+    """{(name, form): {"first": [MB/s], "repeated": [MB/s], "ids": verdict}}; the second value: llmft's wrong ones."""
+    results, reference, wrong = {}, None, 0
+    for turn in range(args.runs):
+        for name, form, command, environment in jobs:  # in turn: a busy minute of the machine meets all of them
+            if name in FEW and turn > 0:
+                continue
+            done = subprocess.run(shlex.split(args.prefix) + command, env={**os.environ, **environment},
+                                  capture_output=True, text=True, check=False)
+            if done.returncode != 0:
+                sys.exit(f"{name} {form}: {done.stderr[-500:]}")
+            found = json.loads(done.stdout)
+            entry = results.setdefault((name, form), {"first": [], "repeated": [], "ids": ""})
+            for key in ("first", "repeated"):
+                entry[key] += found[key]
+            if form == "buffer" or turn > 0:
+                continue
+            got = np.fromfile(ids, np.uint32)
+            if name == "tiktoken":
+                reference, entry["ids"] = got, "reference"
+            elif reference is None:
+                entry["ids"] = "no tiktoken to compare with"
+            else:
+                same = np.array_equal(got, reference[:len(got)] if name in SLOW else reference)
+                wrong += name.startswith("llmft") and not same
+                entry["ids"] = "same" if same else "DIFFERENT"
+    return results, wrong
+
+
+def best(results, peer, key):
+    return max(statistics.median(entry[key]) for (name, _), entry in results.items() if name == peer)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
     parser.add_argument("--bench", help="the program bench_tokenizer")
-    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--prefix", default="", help="put before each measured command")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--passes", type=int, default=3)
     parser.add_argument("--only", help=argparse.SUPPRESS)
     parser.add_argument("--json", help=argparse.SUPPRESS)
@@ -148,58 +227,23 @@ def main():
     if args.only:
         return run_peer(args)
 
-    wrong = 0
-    peers = list(available())
+    wrong, peers, ratios = 0, list(available()), []
     with tempfile.TemporaryDirectory() as work:
-        tokenizer_json = os.path.join(work, "tokenizer.json")
-        ids = os.path.join(work, "ids")
+        tokenizer_json, ids = os.path.join(work, "tokenizer.json"), os.path.join(work, "ids")
         write_tokenizer_json(args.model, tokenizer_json)
         print("| tokenizer | form | text | first pass | repeated | ids |\n|---|---|---|---|---|---|")
         for corpus in args.corpora:
-            docs = [d.encode() for d in read_corpus(corpus)]
-            text, offsets, whole = (os.path.join(work, n) for n in ("text", "offsets", "whole"))
-            with open(text, "wb") as f:
-                f.write(b"".join(docs))
-            ends = np.cumsum([0] + [len(d) for d in docs]).astype(np.uint64)
-            ends.tofile(offsets)
-            ends[[0, -1]].tofile(whole)
-            jobs = [("llmft", "doc", [args.bench, "--text", args.model, text, offsets, str(args.passes), ids]),
-                    ("llmft", "buffer", [args.bench, "--text", args.model, text, whole, str(args.passes)])]
-            jobs = jobs if args.bench else []
-            for peer in peers:
-                for form in (("doc",) if peer == "tiktoken" else ("doc", "batch") if peer in SLOW else
-                             ("doc", "batch", "buffer")):
-                    jobs.append((peer, form, [sys.executable, os.path.abspath(__file__), "--model", args.model, "--json",
-                                              tokenizer_json, "--ids", ids, "--only", f"{peer}:{form}", "--passes",
-                                              str(args.passes), corpus]))
-            jobs.sort(key=lambda job: job[0] != "tiktoken")  # its ids are the reference
-            results = {}
-            reference = None
-            verdicts = {}
-            for _ in range(args.runs):
-                for peer, form, command in jobs:  # in turn: a busy minute of the machine meets all of them
-                    if peer in SLOW and results.get((peer, form)):
-                        continue
-                    done = subprocess.run(command, capture_output=True, text=True, check=False)
-                    if done.returncode != 0:
-                        sys.exit(f"{peer} {form}: {done.stderr[-500:]}")
-                    results.setdefault((peer, form), []).append(json.loads(done.stdout))
-                    if form == "buffer" or (peer, form) in verdicts:
-                        continue
-                    found = np.fromfile(ids, np.uint32)
-                    if reference is None:
-                        reference = found if peer == "tiktoken" else None
-                        verdicts[peer, form] = "reference" if peer == "tiktoken" else "no tiktoken to compare with"
-                    else:
-                        same = np.array_equal(found, reference[:len(found)] if peer in SLOW else reference)
-                        wrong += peer == "llmft" and not same
-                        verdicts[peer, form] = "same" if same else "DIFFERENT"
-            for (peer, form), runs in results.items():
-                first = statistics.median(r["first"] for r in runs)
-                repeated = statistics.median(x for r in runs for x in r["repeated"])
-                name = os.path.splitext(os.path.basename(corpus))[0]
-                print(f"| {peer} | {form} | {name} | {first:.1f} | {repeated:.1f} | {verdicts.get((peer, form), '')} |",
-                      flush=True)
+            results, bad = measure(args, jobs_of(args, peers, corpus, work, tokenizer_json, ids), ids)
+            wrong += bad
+            text = os.path.splitext(os.path.basename(corpus))[0]
+            for (name, form), entry in results.items():
+                first, repeated = (statistics.median(entry[key]) for key in ("first", "repeated"))
+                print(f"| {name} | {form} | {text} | {first:.1f} | {repeated:.1f} | {entry['ids']} |", flush=True)
+            for peer in peers if args.bench else []:
+                gains = [best(results, "llmft", key) / best(results, peer, key) for key in ("first", "repeated")]
+                ratios.append(f"| {peer} | {text} | {gains[0]:.2f} x | {gains[1]:.2f} x |")
+    if ratios:
+        print("\n| llmft against the best form of | text | first pass | repeated |\n|---|---|---|---|", *ratios, sep="\n")
     return 1 if wrong else 0
 
 
