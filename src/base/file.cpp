@@ -104,6 +104,13 @@ void write_file_atomic(const fs::path& path, std::string_view content) {
   commit_file(temporary, path);
 }
 
+void drop_from_cache(const fs::path& path) {
+  int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return;
+  ::posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+  ::close(fd);
+}
+
 void make_writable_folder(const fs::path& path) {
   std::error_code error;
   fs::create_directories(path, error);

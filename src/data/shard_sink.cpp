@@ -4,6 +4,7 @@
 #include <span>
 
 #include "llmft/base/clock.hpp"
+#include "llmft/base/file.hpp"
 
 namespace llmft {
 namespace fs = std::filesystem;
@@ -112,6 +113,8 @@ void ShardSink::commit_loop() {
       Side& side = shard->sides[split];
       side.writer->commit();
       side.summary.describe_file(side.path);
+      // Memory for the next shards, which would else grow into all there is.
+      drop_from_cache(side.path);
       summaries[split] = std::move(side.summary);
     }
     made_.add(shard->shard, summaries);
