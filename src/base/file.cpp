@@ -104,10 +104,11 @@ void write_file_atomic(const fs::path& path, std::string_view content) {
   commit_file(temporary, path);
 }
 
-void drop_from_cache(const fs::path& path) {
+void drop_from_cache(const fs::path& path, uint64_t begin, uint64_t end) {
+  if (begin >= end) return;
   int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (fd < 0) return;
-  ::posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+  ::posix_fadvise(fd, static_cast<off_t>(begin), static_cast<off_t>(end - begin), POSIX_FADV_DONTNEED);
   ::close(fd);
 }
 

@@ -11,6 +11,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "hash_set.hpp"
 #include "llmft/base/clock.hpp"
 #include "llmft/base/error.hpp"
 #include "llmft/base/log.hpp"
@@ -211,7 +212,7 @@ class Making {
     if (!reason) {
       split = maker_.for_validation(row) ? 1 : 0;
       hash = sample_hash(std::span<const uint32_t>(out.tokens).subspan(begin));
-      if (!seen_[split].insert(hash).second) {
+      if (!seen_[split].insert(hash)) {
         reason = DropReason::duplicate;
         out.tokens.resize(begin);
       }
@@ -242,7 +243,7 @@ class Making {
   uint64_t rows_to_do_ = 0;
   // Of the shard in work, by split.
   std::array<ShardCounts, 2> counts_;
-  std::array<std::unordered_set<uint64_t>, 2> seen_;
+  std::array<HashSet, 2> seen_;
 };
 
 }  // namespace

@@ -9,8 +9,9 @@
 namespace llmft {
 namespace fs = std::filesystem;
 namespace {
-constexpr size_t kBatches = 32;      // of about 1 MB of tokens
-constexpr size_t kClosedShards = 2;  // waiting for their fsync, besides the one in it
+constexpr size_t kBatches = 32;              // of about 1 MB of tokens
+constexpr uint64_t kHeaderBytes = 64 << 10;  // at least, of a shard's file
+constexpr size_t kClosedShards = 2;          // waiting for their fsync, besides the one in it
 }  // namespace
 
 ShardSink::ShardSink(const ShardJob& job)
@@ -113,8 +114,9 @@ void ShardSink::commit_loop() {
       Side& side = shard->sides[split];
       side.writer->commit();
       side.summary.describe_file(side.path);
-      // Memory for the next shards, which would else grow into all there is.
-      drop_from_cache(side.path);
+      // The next shards get this memory, and not ever more of it. The tokens come first in the file; what
+      // follows them is read once more, when duplicates are looked for.
+      drop_from_cache(side.path, kHeaderBytes, side.summary.shard.tokens * sizeof(uint32_t));
       summaries[split] = std::move(side.summary);
     }
     made_.add(shard->shard, summaries);

@@ -9,15 +9,20 @@
 namespace llmft {
 namespace {
 
-// Length of the ASCII at the beginning, in blocks of 64 bytes: a quarter of Arrow's time.
+// Length of the ASCII at the beginning, in blocks of 256 bytes.
 size_t ascii_blocks(std::string_view text) {
+  using Bytes [[gnu::vector_size(16)]] = unsigned char;
   size_t at = 0;
-  for (; at + 64 <= text.size(); at += 64) {
-    std::array<uint64_t, 8> block;
-    std::memcpy(block.data(), text.data() + at, sizeof block);
-    uint64_t any = 0;
-    for (uint64_t bytes : block) any |= bytes;
-    if ((any & 0x8080808080808080) != 0) break;
+  for (; at + 256 <= text.size(); at += 256) {
+    Bytes any{};
+    for (size_t i = at; i < at + 256; i += sizeof(Bytes)) {
+      Bytes some;
+      std::memcpy(&some, text.data() + i, sizeof some);
+      any |= some;
+    }
+    std::array<uint64_t, 2> halves;
+    std::memcpy(halves.data(), &any, sizeof any);
+    if (((halves[0] | halves[1]) & 0x8080808080808080) != 0) break;
   }
   return at;
 }

@@ -21,8 +21,8 @@ std::filesystem::path temporary_name(const std::filesystem::path& path);
 // fsync of the file, rename, fsync of the folder.
 void commit_file(const std::filesystem::path& temporary, const std::filesystem::path& path);
 
-// The system may forget what it has in memory of a file that is on disk; a hint.
-void drop_from_cache(const std::filesystem::path& path);
+// The system may forget what it has in memory of a part of a file that is on disk; a hint.
+void drop_from_cache(const std::filesystem::path& path, uint64_t begin, uint64_t end);
 
 // mkdir -p, with a clear error when it cannot be made or not be written to.
 void make_writable_folder(const std::filesystem::path& path);
