@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <map>
 
@@ -400,6 +401,54 @@ TEST_CASE("stop strings end the answer and are not part of it") {
     ++tried;
   }
   CHECK(tried >= 5);
+}
+
+TEST_CASE("an answer ends at an end-of-turn token, which is not part of it") {
+  LoadedModel model({.model = kTiny, .device = DeviceChoice::cpu, .threads = 1});
+  auto configured = nlohmann::json::parse(read_file(kTiny / "generation_config.json"))["eos_token_id"];
+  for (int32_t id : configured) CHECK(std::ranges::count(model.end_tokens(), id) == 1);
+  CHECK(configured.size() > 1);
+  auto cases = nlohmann::json::parse(read_file(kGolden / "generate/greedy.json"));
+  int tried = 0;
+  for (size_t i = 0; i < cases.size(); i += 9) {
+    auto answer = cases[i]["answer"].get<std::vector<int32_t>>();
+    EngineOptions options = tiny(1);
+    options.end_tokens = {answer.at(answer.size() / 2)};
+    auto engine = make_engine(options, tokenizer());
+    SamplingParams sampling = greedy(32);
+    sampling.repetition_penalty = cases[i]["penalty"];
+    engine->submit({.prompt = cases[i]["prompt"], .sampling = sampling});
+    Answer got = run(*engine).begin()->second;
+    answer.erase(std::ranges::find(answer, options.end_tokens[0]), answer.end());
+    CHECK(got.tokens == answer);
+    std::string text = got.text;  // a character that was never finished shows as U+FFFD
+    while (text.ends_with("\xef\xbf\xbd")) text.resize(text.size() - 3);
+    CHECK(cases[i]["text"].get<std::string>().starts_with(text));
+    CHECK(got.finish == FinishReason::stop);
+    CHECK(engine->idle());
+    tried += !answer.empty();
+  }
+  CHECK(tried >= 3);
+}
+
+TEST_CASE("every setting of sampling reaches the sampler") {
+  auto prompt = random_tokens(20, 4);
+  auto ask = [&](SamplingParams sampling) {
+    sampling.max_tokens = 12;
+    sampling.seed = 9;
+    auto engine = make_engine(tiny(1), tokenizer());
+    engine->submit({.prompt = prompt, .sampling = sampling});
+    return run(*engine).begin()->second.tokens;
+  };
+  auto likeliest = ask({.temperature = 0}), drawn = ask({.temperature = 2});
+  CHECK(likeliest != drawn);
+  CHECK(ask({.temperature = 2, .top_k = 1}) == likeliest);
+  CHECK(ask({.temperature = 2, .top_p = 0}) == likeliest);
+  CHECK(ask({.temperature = 2, .min_p = 1}) == likeliest);
+  CHECK(ask({.temperature = 1e-4}) == likeliest);
+  CHECK(ask({.temperature = 0, .repetition_penalty = 3}) != likeliest);
+  CHECK(ask({.temperature = 2, .top_k = 3}) != drawn);
+  CHECK(ask({.temperature = 2, .top_k = 3}) != likeliest);
 }
 
 TEST_CASE("bad requests and limits are refused with a reason") {
