@@ -52,6 +52,17 @@ for program in llmft "$@"; do
 # Runs the program of this name with the bundle's libraries and MPI runtime; ./mpirun starts several ranks.
 . "$(dirname -- "${BASH_SOURCE[0]}")/environment"
 name=$(basename -- "$0")
+# The loader would name a missing library and nothing else.
+for library in libcublasLt.so.13 libcudnn.so.9; do
+  IFS=: read -ra folders <<<"$LD_LIBRARY_PATH"
+  for folder in "${folders[@]}"; do
+    [ -e "$folder/$library" ] && continue 2
+  done
+  if LD_TRACE_LOADED_OBJECTS=1 "$here/bin/llmft" | grep -q "$library => not found"; then
+    echo "error: $library is not on this node; load or install CUDA 13 and cuDNN 9 (python3 -m pip install nvidia-cublas nvidia-cudnn-cu13), or set LLMFT_CUDA_LIBS to their folders" >&2
+    exit 2
+  fi
+done
 [ "$name" = mpirun ] && exec "$here/mpi/bin/mpirun" "$@"
 exec "$here/bin/$name" "$@"
 WRAP

@@ -64,6 +64,16 @@ size_t Device::bytes_held() const {
   return std::accumulate(held_.begin(), held_.end(), size_t{0});
 }
 
+void require_supported(const GpuInfo& gpu) {
+  constexpr int kOldestMajor = 9;  // Hopper
+  if (gpu.compute_major >= kOldestMajor) return;
+  user_error(
+      "--device cuda: {} is too old (compute capability {}.{}, {}.0 is the oldest that works: H100 and "
+      "later); use "
+      "another partition, or --device cpu",
+      gpu.name, gpu.compute_major, gpu.compute_minor, kOldestMajor);
+}
+
 Buffer::Buffer(Device& device, size_t bytes, MemoryPart part)
     : device_(&device), data_(device.allocate(bytes, part)), bytes_(bytes), part_(part) {}
 

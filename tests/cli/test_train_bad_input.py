@@ -315,6 +315,23 @@ def test_cuda_without_a_gpu(train_args, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_cuda_with_an_old_driver(train_args, tmp_path):
+    """A driver of our own that says it is of CUDA 12.4."""
+    compiler = shutil.which("cc")
+    if compiler is None or "not built in" in llmft("info").stdout:
+        pytest.skip("needs a C compiler and a build with CUDA")
+    (tmp_path / "driver.c").write_text("int cuInit(unsigned f) { return 0; }\n"
+                                       "int cuDriverGetVersion(int* v) { *v = 12040; return 0; }\n")
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", tmp_path / "libcuda.so.1", tmp_path / "driver.c"], check=True)
+    libraries = f"{tmp_path}:{ENV.get('LD_LIBRARY_PATH', '')}".rstrip(":")
+    done = subprocess.run([BINARY, *map(str, train_args), "--output", tmp_path / "out", "--device", "cuda"],
+                          env=dict(ENV, LD_LIBRARY_PATH=libraries), capture_output=True, text=True, timeout=30)
+    assert done.returncode == 2, done.stderr
+    [error] = error_lines(done)
+    assert "the NVIDIA driver is too old (it supports CUDA 12.4" in error and "update the driver" in error
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("name", ["eval", "plan", "export"])
 def test_unknown_option_of_other_commands(name):
     done = llmft(name, "--anything")

@@ -118,6 +118,19 @@ TEST_CASE("running out of memory says for what and how much, and loses nothing")
   CHECK(device.bytes_held(MemoryPart::logits) == 0);
 }
 
+TEST_CASE("a GPU without code for it is refused by name") {
+  CHECK_NOTHROW(require_supported({"H100", 0, 9, 0, "", ""}));
+  CHECK_NOTHROW(require_supported({"B200", 0, 10, 0, "", ""}));
+  std::string message;
+  try {
+    require_supported({"NVIDIA A100-SXM4-80GB", 0, 8, 0, "", ""});
+  } catch (const UserError& error) {
+    message = error.what();
+  }
+  for (const char* part : {"NVIDIA A100-SXM4-80GB is too old", "8.0", "9.0 is the oldest", "--device cpu"})
+    CHECK(message.find(part) != std::string::npos);
+}
+
 TEST_CASE("CPU memory is aligned, copied and cleared") {
   auto device = make_cpu_device();
   for (size_t bytes : {1, 255, 256, 1000}) {

@@ -112,6 +112,8 @@ struct GpuInfo {
   std::string bus_id;  // PCI, "0000:17:00.0"
 };
 std::vector<GpuInfo> list_gpus();
+// UserError where the program has no code for this GPU.
+void require_supported(const GpuInfo& gpu);
 // "13.0", or "" in a build without CUDA.
 std::string cuda_build_version();
 

@@ -5,8 +5,6 @@
 namespace llmft {
 namespace {
 
-constexpr int kOldestMajor = 9;  // Hopper
-
 std::string version_text(int version) {
   return fmt::format("{}.{}", version / 1000, version % 1000 / 10);
 }
@@ -17,7 +15,7 @@ int count_or_explain() {
   cudaError_t status = cudaGetDeviceCount(&count);
   if (status == cudaSuccess && count > 0) return count;
   if (cudaDriverGetVersion(&driver) != cudaSuccess) driver = 0;
-  if (status == cudaErrorInsufficientDriver && driver != 0)
+  if (status == cudaErrorInsufficientDriver && driver != 0 && driver < CUDART_VERSION)
     user_error(
         "--device cuda: the NVIDIA driver is too old (it supports CUDA {}, this llmft was built with CUDA "
         "{}); "
@@ -62,8 +60,9 @@ void cuda_check(cudaError_t status, const char* file, int line) {
       return;
     case cudaErrorMemoryAllocation:
       user_error(
-          "GPU: out of memory (CUDA itself needs some beside the planned buffers); lower data.pack_tokens or "
-          "train.micro_batch, or see with nvidia-smi who else uses the GPU");
+          "GPU: out of memory (CUDA and its libraries need some beside the planned buffers); lower "
+          "--pack-tokens, or see "
+          "with nvidia-smi who else uses the GPU");
     case cudaErrorDevicesUnavailable:
       user_error(
           "GPU: another process holds it exclusively ({}); start one rank per GPU, or ask for a free one",
@@ -103,12 +102,7 @@ CudaDevice::CudaDevice(int ordinal) : ordinal_(ordinal) {
   name_ = properties.name;
   total_memory_ = properties.totalGlobalMem;
   multiprocessors_ = properties.multiProcessorCount;
-  if (properties.major < kOldestMajor)
-    user_error(
-        "--device cuda: {} is too old (compute capability {}.{}, {}.0 is the oldest that works: H100 and "
-        "later); "
-        "use another partition, or --device cpu",
-        name_, properties.major, properties.minor, kOldestMajor);
+  require_supported({name_, total_memory_, properties.major, properties.minor, "", ""});
   cuda_check(cudaSetDevice(ordinal));
   cuda_check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
 }

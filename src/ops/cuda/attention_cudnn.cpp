@@ -72,7 +72,13 @@ class CudnnAttention::Library {
 
  private:
   static void check_status(cudnnStatus_t status) {
-    check(status == CUDNN_STATUS_SUCCESS, cudnnGetErrorString(status));
+    if (status == CUDNN_STATUS_SUCCESS) return;
+    if (status == CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED) cuda_check(cudaErrorMemoryAllocation);
+    user_error(
+        "--device cuda: cuDNN {} cannot start here ({}); install one cuDNN 9.18 or newer for CUDA {}, whole "
+        "and "
+        "alone in LD_LIBRARY_PATH, or set LLMFT_CUDA_LIBS for a bundle",
+        cudnnGetVersion(), cudnnGetErrorString(status), CUDART_VERSION / 1000);
   }
   cudnnHandle_t handle_ = nullptr;
 };

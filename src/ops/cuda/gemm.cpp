@@ -16,6 +16,11 @@ constexpr int64_t kAlignment = 16;    // bytes; more gains nothing
 void cublas_check(cublasStatus_t status, const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
   if (status == CUBLAS_STATUS_SUCCESS) return;
   if (status == CUBLAS_STATUS_ALLOC_FAILED) cuda_check(cudaErrorMemoryAllocation, file, line);
+  if (status == CUBLAS_STATUS_NOT_INITIALIZED || status == CUBLAS_STATUS_ARCH_MISMATCH)
+    user_error(
+        "--device cuda: cuBLASLt {} cannot start here ({}); install cuBLAS of CUDA {} or newer, or see with "
+        "nvidia-smi whether the GPU's memory is used up",
+        cublasLtGetVersion(), cublasLtGetStatusString(status), CUDART_VERSION / 1000);
   internal_error(fmt::format("cuBLASLt: {}", cublasLtGetStatusString(status)), file, line);
 }
 
