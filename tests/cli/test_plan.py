@@ -32,8 +32,7 @@ def plan(*args):
 
 
 # The CPU's ops have scratch of their own, which is not planned.
-@pytest.mark.parametrize("ranks", [1, 2])
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("ranks, strategy", [(1, "ddp"), (2, "ddp"), (2, "fsdp")])
 @pytest.mark.parametrize("extra", [(), ("--adapter-rank", "0"), ("--deterministic", "--batch-packs", "8"),
                                    ("--precision", "bf16", "--adapter-rank", "0")])
 def test_a_run_holds_what_was_planned(shards, tmp_path, ranks, strategy, extra):
