@@ -132,8 +132,8 @@ TEST_CASE("the exact 1B shape: logits, loss and adapter gradients against transf
                         Case{Precision::fp16, bf16}, Case{Precision::bf16, bf16}}) {
     CAPTURE(std::string(name_of(c.precision)));
     Errors e = errors_of(folder, parity, c.precision);
-    MESSAGE(std::string(name_of(c.precision)), ": relative errors of loss ", e.loss, ", logits ", e.logits, ", gradients ",
-            e.gradients, "; PEFT's bf16 run: ", theirs.dump());
+    MESSAGE(std::string(name_of(c.precision)), ": relative errors of loss ", e.loss, ", logits ", e.logits,
+            ", gradients ", e.gradients, "; PEFT's bf16 run: ", theirs.dump());
     CHECK(e.loss <= c.most.loss);
     CHECK(e.logits <= c.most.logits);
     CHECK(e.gradients <= c.most.gradients);
