@@ -32,8 +32,8 @@ def why_not():
 
 
 def clean_environment():
-    """Ours, without what would change a job: an outer job's variables, settings of the scripts."""
-    return {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "SBATCH", "SRUN", "LLMFT", "PMIX", "FAKE"))}
+    """Ours, without what would change a job: an outer job's variables, settings of the scripts and of MPI on one host."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "SBATCH", "SRUN", "LLMFT", "PMIX", "OMPI", "FAKE"))}
 
 
 class Cluster:
