@@ -17,14 +17,14 @@ using namespace llmft;
 
 constexpr int64_t kWidth = 2048, kFeed = 8192;
 
-enum class How { product_alone, pair, at_once, behind };
+enum class How { product_alone, pair, fused };
 
 class SwigluBench {
  public:
-  SwigluBench(DType type, How how, int row_group)
+  SwigluBench(DType type, How how)
       : type_(type),
         device_(make_cuda_device(0)),
-        ops_(make_cuda_ops(*device_, MatmulMode::f32, AttentionOrder::fast, tuning_of(how, row_group))) {}
+        ops_(make_cuda_ops(*device_, MatmulMode::f32, AttentionOrder::fast, tuning_of(how))) {}
 
   Ops& ops() { return *ops_; }
   // Standard normals times scale: a piece made on the host, then copied on and on.
@@ -65,14 +65,10 @@ class SwigluBench {
   }
 
  private:
-  static GemmTuning tuning_of(How how, int row_group) {
+  static GemmTuning tuning_of(How how) {
     GemmTuning tuning;
     tuning.candidates = 16;
-    bool fused = how == How::at_once || how == How::behind;
-    tuning.swiglu = fused ? GemmTuning::Swiglu::fused : GemmTuning::Swiglu::pair;
-    tuning.swiglu_finish =
-        how == How::behind ? GemmTuning::SwigluFinish::behind : GemmTuning::SwigluFinish::at_once;
-    tuning.swiglu_row_group = row_group;
+    tuning.swiglu = how == How::fused ? GemmTuning::Swiglu::fused : GemmTuning::Swiglu::pair;
     return tuning;
   }
 
@@ -88,10 +84,10 @@ bool no_gpu(benchmark::State& state) {
   return true;
 }
 
-void cuda_gate_up_swiglu(benchmark::State& state, DType type, How how, int row_group) {
+void cuda_gate_up_swiglu(benchmark::State& state, DType type, How how) {
   if (no_gpu(state)) return;
   int64_t tokens = state.range(0);
-  SwigluBench bench(type, how, row_group);
+  SwigluBench bench(type, how);
   Tensor x = bench.matrix(tokens, kWidth, 1), w = bench.matrix(2 * kFeed, kWidth, 0.02);
   Tensor gate_up = bench.matrix(tokens, 2 * kFeed, 1), h = bench.matrix(tokens, kFeed, 1);
   bench.measure(state, tokens, 2 * kWidth * 2 * kFeed, [&] {
@@ -102,10 +98,10 @@ void cuda_gate_up_swiglu(benchmark::State& state, DType type, How how, int row_g
   });
 }
 
-void cuda_down_swiglu_backward(benchmark::State& state, DType type, How how, int row_group, bool with_h) {
+void cuda_down_swiglu_backward(benchmark::State& state, DType type, How how, bool with_h) {
   if (no_gpu(state)) return;
   int64_t tokens = state.range(0);
-  SwigluBench bench(type, how, row_group);
+  SwigluBench bench(type, how);
   Tensor dy = bench.matrix(tokens, kWidth, 1), w = bench.matrix(kWidth, kFeed, 0.02);
   Tensor gate_up = bench.matrix(tokens, 2 * kFeed, 1), dh = bench.matrix(tokens, kFeed, 1);
   Tensor h = with_h ? bench.matrix(tokens, kFeed, 1) : Tensor{};
@@ -127,28 +123,10 @@ void cuda_down_swiglu_backward(benchmark::State& state, DType type, How how, int
       ->Arg(8192)                          \
       ->Arg(16384)
 
-SWIGLU_BENCH(cuda_gate_up_swiglu, bf16_product_alone, DType::bf16, How::product_alone, 8);
-SWIGLU_BENCH(cuda_gate_up_swiglu, bf16_pair, DType::bf16, How::pair, 8);
-SWIGLU_BENCH(cuda_gate_up_swiglu, bf16_at_once, DType::bf16, How::at_once, 8);
-SWIGLU_BENCH(cuda_gate_up_swiglu, bf16_at_once_by_4, DType::bf16, How::at_once, 4);
-SWIGLU_BENCH(cuda_gate_up_swiglu, bf16_at_once_by_16, DType::bf16, How::at_once, 16);
-SWIGLU_BENCH(cuda_gate_up_swiglu, bf16_behind, DType::bf16, How::behind, 8);
-SWIGLU_BENCH(cuda_gate_up_swiglu, bf16_behind_by_4, DType::bf16, How::behind, 4);
-SWIGLU_BENCH(cuda_gate_up_swiglu, bf16_behind_by_16, DType::bf16, How::behind, 16);
-SWIGLU_BENCH(cuda_gate_up_swiglu, fp16_pair, DType::f16, How::pair, 8);
-SWIGLU_BENCH(cuda_gate_up_swiglu, fp16_at_once, DType::f16, How::at_once, 8);
-SWIGLU_BENCH(cuda_gate_up_swiglu, fp16_behind, DType::f16, How::behind, 8);
-SWIGLU_BENCH(cuda_down_swiglu_backward, bf16_product_alone, DType::bf16, How::product_alone, 8, false);
-SWIGLU_BENCH(cuda_down_swiglu_backward, bf16_pair, DType::bf16, How::pair, 8, false);
-SWIGLU_BENCH(cuda_down_swiglu_backward, bf16_at_once, DType::bf16, How::at_once, 8, false);
-SWIGLU_BENCH(cuda_down_swiglu_backward, bf16_at_once_by_4, DType::bf16, How::at_once, 4, false);
-SWIGLU_BENCH(cuda_down_swiglu_backward, bf16_at_once_by_16, DType::bf16, How::at_once, 16, false);
-SWIGLU_BENCH(cuda_down_swiglu_backward, bf16_behind, DType::bf16, How::behind, 8, false);
-SWIGLU_BENCH(cuda_down_swiglu_backward, bf16_behind_by_4, DType::bf16, How::behind, 4, false);
-SWIGLU_BENCH(cuda_down_swiglu_backward, bf16_behind_by_16, DType::bf16, How::behind, 16, false);
-SWIGLU_BENCH(cuda_down_swiglu_backward, fp16_pair, DType::f16, How::pair, 8, false);
-SWIGLU_BENCH(cuda_down_swiglu_backward, fp16_at_once, DType::f16, How::at_once, 8, false);
-SWIGLU_BENCH(cuda_down_swiglu_backward, fp16_behind, DType::f16, How::behind, 8, false);
-SWIGLU_BENCH(cuda_down_swiglu_backward, bf16_pair_with_h, DType::bf16, How::pair, 8, true);
-SWIGLU_BENCH(cuda_down_swiglu_backward, bf16_at_once_with_h, DType::bf16, How::at_once, 8, true);
-SWIGLU_BENCH(cuda_down_swiglu_backward, bf16_behind_with_h, DType::bf16, How::behind, 8, true);
+SWIGLU_BENCH(cuda_gate_up_swiglu, bf16_product_alone, DType::bf16, How::product_alone);
+SWIGLU_BENCH(cuda_gate_up_swiglu, bf16_pair, DType::bf16, How::pair);
+SWIGLU_BENCH(cuda_gate_up_swiglu, bf16_fused, DType::bf16, How::fused);
+SWIGLU_BENCH(cuda_down_swiglu_backward, bf16_product_alone, DType::bf16, How::product_alone, false);
+SWIGLU_BENCH(cuda_down_swiglu_backward, bf16_pair, DType::bf16, How::pair, false);
+SWIGLU_BENCH(cuda_down_swiglu_backward, bf16_fused, DType::bf16, How::fused, false);
+SWIGLU_BENCH(cuda_down_swiglu_backward, bf16_fused_with_h, DType::bf16, How::fused, true);

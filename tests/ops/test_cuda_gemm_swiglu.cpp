@@ -18,21 +18,18 @@ bool no_gpu() {
   return true;
 }
 
-using Finish = GemmTuning::SwigluFinish;
-
-GemmTuning tuning_of(GemmTuning::Swiglu swiglu, Finish finish = Finish::behind) {
+GemmTuning tuning_of(GemmTuning::Swiglu swiglu) {
   GemmTuning tuning;
   tuning.swiglu = swiglu;
-  tuning.swiglu_finish = finish;
   return tuning;
 }
 
 struct Both {
   std::unique_ptr<Device> device = make_cuda_device(0);
   std::unique_ptr<Ops> fused, pair;
-  explicit Both(Finish finish)
+  Both()
       : fused(make_cuda_ops(*device, MatmulMode::f32, AttentionOrder::fast,
-                            tuning_of(GemmTuning::Swiglu::fused, finish))),
+                            tuning_of(GemmTuning::Swiglu::fused))),
         pair(make_cuda_ops(*device, MatmulMode::f32, AttentionOrder::fast,
                            tuning_of(GemmTuning::Swiglu::pair))) {}
 };
@@ -170,47 +167,34 @@ void compare(Both& both, DType type, const Shape& s, Values values) {
   CHECK(down.words() == down.image());
 }
 
-void compare_small(Finish finish) {
-  Both both(finish);
-  for (DType type : {DType::bf16, DType::f16})
-    for (int64_t tokens : {1, 127, 128, 257, 1000})
-      for (int64_t width : {128, 512})
-        for (int64_t inner : {8, 64, 200, 2048, 2112})
-          for (Values values : {Values::exact, Values::normal})
-            compare(both, type, {tokens, width, inner, inner == 200 ? 8 : 0}, values);
+}  // namespace
+
+TEST_CASE("CUDA: products with SwiGLU, small shapes and tails") {
+  if (no_gpu()) return;
+  Both both;
+  for (int64_t tokens : {1, 128, 257})
+    for (int64_t width : {128, 512})
+      for (int64_t inner : {8, 200, 2112})
+        compare(both, DType::bf16, {tokens, width, inner, inner == 200 ? 8 : 0}, Values::exact);
+  for (DType type : {DType::bf16, DType::f16}) {
+    compare(both, type, {1000, 512, 64, 0}, Values::exact);
+    compare(both, type, {127, 128, 2048, 0}, Values::normal);
+    compare(both, type, {1000, 512, 200, 8}, Values::normal);
+  }
 }
 
-void compare_large(Finish finish) {
-  Both both(finish);
+TEST_CASE("CUDA: products with SwiGLU, a model's shapes") {
+  if (no_gpu()) return;
+  Both both;
   compare(both, DType::bf16, {8192, 8192, 2048, 0}, Values::exact);
-  compare(both, DType::bf16, {8192, 8192, 2112, 64}, Values::normal);
-  compare(both, DType::f16, {4096, 8192, 2048, 64}, Values::exact);
+  compare(both, DType::bf16, {4096, 8192, 2112, 64}, Values::normal);
   compare(both, DType::f16, {1000, 8192, 2112, 0}, Values::normal);
   compare(both, DType::bf16, {5000, 640, 264, 16}, Values::exact);
 }
 
-}  // namespace
-
-TEST_CASE("CUDA: products with SwiGLU, finished at once, small shapes and tails") {
-  if (no_gpu()) return;
-  compare_small(Finish::at_once);
-}
-TEST_CASE("CUDA: products with SwiGLU, finished behind, small shapes and tails") {
-  if (no_gpu()) return;
-  compare_small(Finish::behind);
-}
-TEST_CASE("CUDA: products with SwiGLU, finished at once, a model's shapes") {
-  if (no_gpu()) return;
-  compare_large(Finish::at_once);
-}
-TEST_CASE("CUDA: products with SwiGLU, finished behind, a model's shapes") {
-  if (no_gpu()) return;
-  compare_large(Finish::behind);
-}
-
 TEST_CASE("CUDA ops with products and SwiGLU in one compute their formulas") {
   if (no_gpu()) return;
-  Both both(Finish::behind);
+  Both both;
   const std::vector<OpCase> cases = {{"matmul_swiglu", test_matmul_swiglu},
                                      {"wide matmul_swiglu", wide_matmul_swiglu}};
   for (Ops* ops : {both.fused.get(), both.pair.get()})
@@ -239,11 +223,9 @@ TEST_CASE("CUDA: whether SwiGLU goes into the product is measured without harm t
 // For compute-sanitizer: one tile and its tails.
 TEST_CASE("small CUDA: products with SwiGLU" * doctest::skip()) {
   if (no_gpu()) return;
-  for (Finish finish : {Finish::at_once, Finish::behind}) {
-    Both both(finish);
-    for (DType type : {DType::bf16, DType::f16}) {
-      compare(both, type, {257, 128, 200, 8}, Values::normal);
-      compare(both, type, {1, 256, 64, 0}, Values::exact);
-    }
+  Both both;
+  for (DType type : {DType::bf16, DType::f16}) {
+    compare(both, type, {257, 128, 200, 8}, Values::normal);
+    compare(both, type, {1, 256, 64, 0}, Values::exact);
   }
 }

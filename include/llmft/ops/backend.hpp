@@ -32,13 +32,10 @@ struct GemmTuning {
   int candidates = 8;
   std::filesystem::path file;
   // Products with SwiGLU by one kernel or by two, where one can do it. measured: whichever was faster when
-  // first met, kept as the choices are (two with Choice::first). LLMFT_SWIGLU=measured|fused|pair in the
-  // environment overrides it.
+  // first met, kept as the choices are (two in a deterministic order). LLMFT_SWIGLU=measured|fused|pair in
+  // the environment overrides it.
   enum class Swiglu { measured, fused, pair };
-  Swiglu swiglu = Swiglu::pair;
-  enum class SwigluFinish { at_once, behind };  // results finished before, or while, the next are computed
-  SwigluFinish swiglu_finish = SwigluFinish::behind;
-  int swiglu_row_group = 8;  // tiles of 256 rows that the blocks at work share
+  Swiglu swiglu = Swiglu::measured;
 };
 
 // A deterministic order takes the first algorithms whatever `tuning` says: two processes may time

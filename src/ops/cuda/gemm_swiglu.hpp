@@ -22,9 +22,6 @@ constexpr BoxShape kSwigluInputBox = {128, kSwigluInner};
 constexpr BoxShape kSwigluWeightBox = {128, kSwigluInner};
 constexpr BoxShape kSwigluBackwardWeightBox = {kSwigluInner, 64};
 
-// When a tile's results are finished: before the next tile, or while it is multiplied.
-enum class Finish { at_once, behind };
-
 struct GemmSwiglu {
   CUtensorMap input;   // x [T, K], or dy [T, K]
   CUtensorMap weight;  // w [2F, K], or w [K, F]
@@ -32,8 +29,6 @@ struct GemmSwiglu {
   Matrix gate_up;      // [T, 2F]
   Matrix h;            // [T, F]; backward: data null if not wanted
   int multiprocessors;
-  Finish finish;
-  int row_group;  // pairs of row tiles that the blocks at work share
 };
 
 // gate_up = x w^T, h = silu(gate) up.

@@ -30,18 +30,13 @@ constexpr uint32_t kWeightBytes = kCols * kInner * 2;
 constexpr uint32_t kStageBytes = kInputBytes + kWeightBytes;
 constexpr uint32_t kWeightBoxBytes = 64 * kInner * 2;  // backward
 constexpr uint32_t kAlignment = 1024;                  // of swizzled rows
-constexpr int kPieces = 16;  // of 8 elements of each row of two, that a thread's results are
-constexpr uint32_t kKeptBytes = 2 * kGroupThreads * kPieces * 16;
-constexpr unsigned kAllLanes = 0xffffffffu;
+constexpr uint32_t kKeptBytes = kRows * kCols * 2;
 
 enum class Pass { forward, backward };
 
-// Stages are what shared memory has room for.
-template <Finish kFinish>
-constexpr int kStages = kFinish == Finish::behind ? 3 : 4;
-template <Finish kFinish>
-constexpr uint32_t kSharedBytes = kAlignment + kStages<kFinish>* kStageBytes +
-                                  (kFinish == Finish::behind ? kKeptBytes : 0) + 2 * kStages<kFinish> * 8;
+constexpr int kRowGroup = 8;
+constexpr int kStages = 3;  // what shared memory has room for
+constexpr uint32_t kSharedBytes = kAlignment + kStages * kStageBytes + kKeptBytes + 2 * kStages * 8;
 
 template <class S>
 struct Sizes {
@@ -50,7 +45,6 @@ struct Sizes {
   int inner_steps;  // K / 64, rounded up
   int row_pairs;    // tiles of a cluster
   int col_tiles;
-  int row_group;
   S* gate_up;
   int64_t gate_up_ld;
   S* h;
@@ -62,19 +56,19 @@ struct Place {
   int col_tile;
 };
 
-// Tiles in an order that keeps what the clusters read at one time small: `row_group` pairs of rows, column
+// Tiles in an order that keeps what the clusters read at one time small: kRowGroup pairs of rows, column
 // after column.
 template <class S>
 __device__ Place place_of(const Sizes<S>& sizes, int tile) {
-  int per_group = sizes.row_group * sizes.col_tiles;
-  int group = tile / per_group, rest = tile % per_group, first = group * sizes.row_group;
-  int pairs = min(sizes.row_group, sizes.row_pairs - first);
+  int per_group = kRowGroup * sizes.col_tiles;
+  int group = tile / per_group, rest = tile % per_group, first = group * kRowGroup;
+  int pairs = min(kRowGroup, sizes.row_pairs - first);
   return {first + rest % pairs, rest / pairs};
 }
 
 struct Shared {
   uint32_t stages;  // of [input | weight]
-  uint32_t kept;    // Finish::behind: results of the last tile, kPieces of 16 bytes a thread
+  uint32_t kept;    // rounded results of the last tile
   uint32_t full;    // a barrier a stage: bytes have come
   uint32_t empty;   // a barrier a stage: both blocks have read them
 
@@ -85,95 +79,51 @@ struct Shared {
 };
 
 // The stage in use and how often all have been used, modulo 2.
-template <Finish kFinish>
 struct Ring {
   int stage = 0;
   uint32_t parity = 0;
   __device__ void advance() {
-    if (++stage == kStages<kFinish>) {
+    if (++stage == kStages) {
       stage = 0;
       parity ^= 1;
     }
   }
 };
 
-// gate and up of the tile are asked into L2, some rows with each step, long before they are read.
-template <class S>
-__device__ void prefetch_rows(const Sizes<S>& sizes, int row, int col, int step) {
-  int per_step = (kRows + sizes.inner_steps - 1) / sizes.inner_steps, begin = step * per_step;
-  auto bytes = static_cast<uint32_t>(min(kCols, sizes.width - col)) * static_cast<uint32_t>(sizeof(S));
-#pragma unroll 1
-  for (int r = row + begin; r < min(row + min(begin + per_step, kRows), sizes.rows); ++r) {
-    const S* gate = sizes.gate_up + r * sizes.gate_up_ld + col;
-    prefetch_to_l2(gate, bytes);
-    prefetch_to_l2(gate + sizes.width, bytes);
-  }
-}
-
-template <class S, Pass kPass, Finish kFinish>
+template <class S, Pass kPass>
 __device__ void feed(const CUtensorMap& input, const CUtensorMap& weight, const Sizes<S>& sizes,
                      const Shared& shared, int rank) {
   constexpr uint16_t kBoth = 0b11;
-  Ring<kFinish> ring;
+  int lane = static_cast<int>(threadIdx.x);
+  Ring ring;
   for (int tile = static_cast<int>(blockIdx.x) / kBlocks; tile < sizes.row_pairs * sizes.col_tiles;
        tile += static_cast<int>(gridDim.x) / kBlocks) {
     Place place = place_of(sizes, tile);
     int row = (place.row_pair * kBlocks + rank) * kRows;
     for (int step = 0; step < sizes.inner_steps; ++step, ring.advance()) {
       barrier_wait(shared.empty_at(ring.stage), ring.parity ^ 1);
-      uint32_t full = shared.full_at(ring.stage), to = shared.weight(ring.stage);
-      barrier_expect(full, kStageBytes);
-      copy_box(shared.input(ring.stage), input, step * kInner, row, full);
-      if constexpr (kPass == Pass::forward) {
-        int weight_row = rank * sizes.width + place.col_tile * (kCols / 2);
-        copy_box(to + static_cast<uint32_t>(rank) * (kWeightBytes / 2), weight, step * kInner, weight_row,
-                 full, kBoth);
-      } else {
-        for (int box = 2 * rank; box < 2 * rank + 2; ++box)
-          copy_box(to + static_cast<uint32_t>(box) * kWeightBoxBytes, weight,
-                   place.col_tile * kCols + box * 64, step * kInner, full, kBoth);
-        prefetch_rows(sizes, row, place.col_tile * kCols, step);
+      __syncwarp();
+      if (lane == 0) {
+        uint32_t full = shared.full_at(ring.stage), to = shared.weight(ring.stage);
+        barrier_expect(full, kStageBytes);
+        copy_box(shared.input(ring.stage), input, step * kInner, row, full);
+        if constexpr (kPass == Pass::forward) {
+          int weight_row = rank * sizes.width + place.col_tile * (kCols / 2);
+          copy_box(to + static_cast<uint32_t>(rank) * (kWeightBytes / 2), weight, step * kInner, weight_row,
+                   full, kBoth);
+        } else {
+          for (int box = 2 * rank; box < 2 * rank + 2; ++box)
+            copy_box(to + static_cast<uint32_t>(box) * kWeightBoxBytes, weight,
+                     place.col_tile * kCols + box * 64, step * kInner, full, kBoth);
+        }
       }
     }
   }
 }
 
-// v[i] of lane t becomes v[t] of lane i, within each 4 lanes.
-__device__ inline void transpose_words(uint32_t (&v)[4]) {
-  bool odd = threadIdx.x & 1, high = threadIdx.x & 2;
-#pragma unroll
-  for (int i = 0; i < 4; i += 2) {
-    uint32_t other = __shfl_xor_sync(kAllLanes, odd ? v[i] : v[i + 1], 1);
-    (odd ? v[i] : v[i + 1]) = other;
-  }
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    uint32_t other = __shfl_xor_sync(kAllLanes, high ? v[i] : v[i + 2], 2);
-    (high ? v[i] : v[i + 2]) = other;
-  }
-}
-
-// Where a thread's results go: the first of its two rows, 8 below the other, and the first of the 8 columns
-// that are its own of every 32 once the words of 4 lanes are transposed.
-struct Corner {
-  int row;
-  int col;
-};
-__device__ inline Corner corner_of(int tile_row, int group) {
-  int lane = static_cast<int>(threadIdx.x) % kWarp;
-  int warp = static_cast<int>(threadIdx.x) % kGroupThreads / kWarp;
-  return {tile_row + 64 * group + 16 * warp + lane / 4, lane % 4 * 8};
-}
-
-// Of columns 32 part .. 32 part + 31 of a sum, row `half` of the thread's two: its 8 as 16-bit words.
-template <class S>
-__device__ void rounded_words(const float (&sum)[128], int part, int half, uint32_t (&words)[4]) {
-#pragma unroll
-  for (int i = 0; i < 4; ++i) words[i] = pack_word<S>(&sum[16 * part + 4 * i + 2 * half]);
-}
-
+// Results are not read again soon, and L2 is for the operands: as what to evict first.
 __device__ inline void store_words(void* to, const uint32_t (&words)[4]) {
-  *static_cast<uint4*>(to) = make_uint4(words[0], words[1], words[2], words[3]);
+  __stcs(static_cast<uint4*>(to), make_uint4(words[0], words[1], words[2], words[3]));
 }
 
 // Two elements each.
@@ -204,192 +154,6 @@ __device__ uint32_t swiglu_gradient_words(uint32_t dh, uint32_t& gate, uint32_t&
   return pack_word<S>(h);
 }
 
-template <class S>
-__device__ void finish_forward(const Sizes<S>& sizes, const float (&sum)[128], Corner corner, int col) {
-#pragma unroll
-  for (int part = 0; part < 4; ++part)
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      uint32_t gate[4], up[4], h[4];
-      rounded_words<S>(sum, part, half, gate);
-      rounded_words<S>(sum, part + 4, half, up);
-      transpose_words(gate);
-      transpose_words(up);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) h[i] = swiglu_word<S>(gate[i], up[i]);
-      int row = corner.row + 8 * half, at = col + 32 * part + corner.col;
-      if (row < sizes.rows) {
-        S* to = sizes.gate_up + row * sizes.gate_up_ld + at;
-        store_words(to, gate);
-        store_words(to + sizes.width, up);
-        store_words(sizes.h + row * sizes.h_ld + at, h);
-      }
-    }
-}
-
-// gate and up of some pieces of 8 elements; pieces 2 p and 2 p + 1 are both rows of the p-th 32 columns.
-constexpr int kBatch = 2;
-struct Loaded {
-  uint4 gate[kBatch];
-  uint4 up[kBatch];
-};
-
-template <class S>
-__device__ Loaded load_pieces(const Sizes<S>& sizes, Corner corner, int col, int batch) {
-  Loaded loaded;
-#pragma unroll
-  for (int piece = 0; piece < kBatch; ++piece) {
-    int row = corner.row + 8 * (piece % 2), at = col + 16 * (kBatch * batch + piece / 2 * 2) + corner.col;
-    loaded.gate[piece] = loaded.up[piece] = make_uint4(0, 0, 0, 0);
-    if (row < sizes.rows && at < sizes.width) {
-      const S* from = sizes.gate_up + row * sizes.gate_up_ld + at;
-      loaded.gate[piece] = *reinterpret_cast<const uint4*>(from);
-      loaded.up[piece] = *reinterpret_cast<const uint4*>(from + sizes.width);
-    }
-  }
-  return loaded;
-}
-
-template <class S>
-__device__ void finish_piece(const Sizes<S>& sizes, uint32_t (&dh)[4], const uint4& gate_in,
-                             const uint4& up_in, int row, int at) {
-  uint32_t gate[4] = {gate_in.x, gate_in.y, gate_in.z, gate_in.w};
-  uint32_t up[4] = {up_in.x, up_in.y, up_in.z, up_in.w};
-  uint32_t h[4];
-  transpose_words(dh);
-#pragma unroll
-  for (int i = 0; i < 4; ++i) h[i] = swiglu_gradient_words<S>(dh[i], gate[i], up[i]);
-  if (row < sizes.rows && at < sizes.width) {
-    S* to = sizes.gate_up + row * sizes.gate_up_ld + at;
-    store_words(to, gate);
-    store_words(to + sizes.width, up);
-    if (sizes.h != nullptr) store_words(sizes.h + row * sizes.h_ld + at, h);
-  }
-}
-
-// `now`: batch 0, loaded while the last products ran. Each next batch is asked for before one is used.
-template <class S>
-__device__ void finish_backward(const Sizes<S>& sizes, const float (&sum)[128], Corner corner, int col,
-                                Loaded now) {
-  uint32_t dh[kPieces][4];
-#pragma unroll
-  for (int piece = 0; piece < kPieces; ++piece) rounded_words<S>(sum, piece / 2, piece % 2, dh[piece]);
-#pragma unroll
-  for (int batch = 0; batch < kPieces / kBatch; ++batch) {
-    Loaded next = now;
-    if (batch + 1 < kPieces / kBatch) next = load_pieces(sizes, corner, col, batch + 1);
-#pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
-      int piece = kBatch * batch + i;
-      finish_piece(sizes, dh[piece], now.gate[i], now.up[i], corner.row + 8 * (piece % 2),
-                   col + 32 * (piece / 2) + corner.col);
-    }
-    now = next;
-  }
-}
-
-// Finish::behind: a thread's rounded sums of the last tile wait in shared memory, where no other thread
-// looks, and are finished piece by piece while the tensor cores work on the next tile. Forward, piece p is
-// gate and up of row p % 2 and 32-column part p / 2 of 4; backward, dh of row p % 2 and part p / 2 of 8.
-template <class S, Pass kPass>
-class Behind {
- public:
-  __device__ Behind(const Sizes<S>& sizes, const Shared& shared, int group)
-      : sizes_(sizes),
-        own_(shared.kept + static_cast<uint32_t>(group) * (kKeptBytes / 2) +
-             threadIdx.x % kGroupThreads * 16) {}
-
-  __device__ bool any() const { return next_ < kCount; }
-
-  __device__ void keep(const float (&sum)[128], Corner corner, int col) {
-#pragma unroll
-    for (int piece = 0; piece < kPieces; ++piece) {
-      uint32_t words[4];
-      rounded_words<S>(sum, piece / 2, piece % 2, words);
-      asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(place(piece)), "r"(words[0]),
-                   "r"(words[1]), "r"(words[2]), "r"(words[3])
-                   : "memory");
-    }
-    to_ = sizes_.gate_up + corner.row * sizes_.gate_up_ld + col + corner.col;
-    h_ = sizes_.h == nullptr ? nullptr : sizes_.h + corner.row * sizes_.h_ld + col + corner.col;
-    row_ = corner.row;
-    col_ = col + corner.col;
-    next_ = 0;
-  }
-
-  // What the next piece needs from memory; long before finish_one.
-  __device__ void ask() {
-    if constexpr (kPass == Pass::backward) {
-      gate_ = up_ = make_uint4(0, 0, 0, 0);
-      if (!any() || !inside()) return;
-      const S* from = to_ + offset(sizes_.gate_up_ld);
-      gate_ = *reinterpret_cast<const uint4*>(from);
-      up_ = *reinterpret_cast<const uint4*>(from + sizes_.width);
-    }
-  }
-
-  __device__ void finish_one() {
-    if (!any()) return;
-    uint32_t h[4];
-    if constexpr (kPass == Pass::forward) {
-      uint32_t gate[4], up[4];
-      take(next_, gate);
-      take(next_ + kCount, up);
-      transpose_words(gate);
-      transpose_words(up);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) h[i] = swiglu_word<S>(gate[i], up[i]);
-      if (inside()) {
-        S* to = to_ + offset(sizes_.gate_up_ld);
-        store_words(to, gate);
-        store_words(to + sizes_.width, up);
-        store_words(h_ + offset(sizes_.h_ld), h);
-      }
-    } else {
-      uint32_t dh[4], gate[4] = {gate_.x, gate_.y, gate_.z, gate_.w}, up[4] = {up_.x, up_.y, up_.z, up_.w};
-      take(next_, dh);
-      transpose_words(dh);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) h[i] = swiglu_gradient_words<S>(dh[i], gate[i], up[i]);
-      if (inside()) {
-        S* to = to_ + offset(sizes_.gate_up_ld);
-        store_words(to, gate);
-        store_words(to + sizes_.width, up);
-        if (h_ != nullptr) store_words(h_ + offset(sizes_.h_ld), h);
-      }
-    }
-    ++next_;
-  }
-
- private:
-  static constexpr int kCount = kPass == Pass::forward ? kPieces / 2 : kPieces;
-
-  __device__ uint32_t place(int piece) const {
-    return own_ + static_cast<uint32_t>(piece) * (kGroupThreads * 16);
-  }
-  __device__ void take(int piece, uint32_t (&words)[4]) const {
-    asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
-                 : "r"(place(piece))
-                 : "memory");
-  }
-  __device__ bool inside() const {
-    return row_ + next_ % 2 * 8 < sizes_.rows && col_ + next_ / 2 * 32 < sizes_.width;
-  }
-  __device__ int64_t offset(int64_t ld) const {
-    return next_ % 2 * 8 * ld + next_ / 2 * 32;
-  }
-
-  const Sizes<S>& sizes_;
-  uint32_t own_;
-  int next_ = kCount;
-  S* to_ = nullptr;
-  S* h_ = nullptr;
-  int row_ = 0;
-  int col_ = 0;
-  uint4 gate_, up_;
-};
-
 // The two warp groups' meeting before the first tile.
 __device__ inline void let_second_group_start() {
   asm volatile("bar.arrive 1, 256;" ::: "memory");
@@ -398,13 +162,126 @@ __device__ inline void wait_for_first_group() {
   asm volatile("bar.sync 1, 256;" ::: "memory");
 }
 
+// The results of the last tile: a warp's rounded sums wait in shared memory, where no other warp looks, and
+// are finished piece by piece while the tensor cores work on the next tile. They are kept as 16 rows of 32
+// chunks of 16 bytes, chunk c of row r at c ^ (r % 8): threads that write words of 8 rows and threads that
+// read neighbouring chunks of a row meet all banks. A piece is, forward, 2 rows of gate and up, backward, a
+// row of dh; a thread has 8 elements of it, so that a warp reads and writes whole lines.
+template <class S, Pass kPass>
+class Behind {
+ public:
+  static constexpr int kCount = kPass == Pass::forward ? 8 : 16;
+
+  __device__ Behind(const Sizes<S>& sizes, const Shared& shared, int group)
+      : sizes_(sizes),
+        lane_(static_cast<int>(threadIdx.x) % kWarp),
+        warp_(group * 4 + static_cast<int>(threadIdx.x) % kGroupThreads / kWarp),
+        own_(shared.kept + static_cast<uint32_t>(warp_) * (kKeptBytes / kConsumerWarps)) {}
+
+  __device__ bool any() const { return next_ < kCount; }
+
+  // tile_row, col: where the block's tile begins.
+  __device__ void keep(const float (&sum)[128], int tile_row, int col) {
+    auto row = static_cast<uint32_t>(lane_ / 4), word = static_cast<uint32_t>(lane_ % 4);
+    __syncwarp();
+#pragma unroll
+    for (uint32_t low = 0; low < 8; ++low) {
+      uint32_t to = own_ + row * kRowBytes + (low ^ row) * 16 + word * 4;
+#pragma unroll
+      for (uint32_t high = 0; high < 4; ++high)
+#pragma unroll
+        for (uint32_t half = 0; half < 2; ++half)
+          asm volatile("st.shared.b32 [%0], %1;" ::"r"(to + high * 128 + half * 8 * kRowBytes),
+                       "r"(pack_word<S>(&sum[4 * (8 * high + low) + 2 * half]))
+                       : "memory");
+    }
+    __syncwarp();
+    row_ = tile_row + 16 * warp_ + (kPass == Pass::forward ? lane_ / 16 : 0);
+    col_ = col + chunk() * 8;
+    next_ = 0;
+    ask();
+  }
+
+  __device__ void finish_one() {
+    if (!any()) return;
+    uint32_t h[4];
+    if constexpr (kPass == Pass::forward) {
+      uint32_t gate[4], up[4];
+      take(2 * next_ + lane_ / 16, chunk(), gate);
+      take(2 * next_ + lane_ / 16, 16 + chunk(), up);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) h[i] = swiglu_word<S>(gate[i], up[i]);
+      if (inside()) {
+        store_words(gate_at(), gate);
+        store_words(gate_at() + sizes_.width, up);
+        store_words(h_at(), h);
+      }
+    } else {
+      uint32_t dh[4], gate[4] = {gate_.x, gate_.y, gate_.z, gate_.w}, up[4] = {up_.x, up_.y, up_.z, up_.w};
+      take(next_, chunk(), dh);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) h[i] = swiglu_gradient_words<S>(dh[i], gate[i], up[i]);
+      if (inside()) {
+        store_words(gate_at(), gate);
+        store_words(gate_at() + sizes_.width, up);
+        if (sizes_.h != nullptr) store_words(h_at(), h);
+      }
+    }
+    ++next_;
+    row_ += kRowsAtOnce;
+    ask();
+  }
+
+ private:
+  static constexpr int kRowsAtOnce = kPass == Pass::forward ? 2 : 1;
+  static constexpr uint32_t kRowBytes = kCols * 2;
+
+  __device__ int chunk() const {
+    return kPass == Pass::forward ? lane_ % 16 : lane_;
+  }
+  __device__ S* gate_at() const {
+    return sizes_.gate_up + row_ * sizes_.gate_up_ld + col_;
+  }
+  __device__ S* h_at() const {
+    return sizes_.h + row_ * sizes_.h_ld + col_;
+  }
+  __device__ bool inside() const {
+    return row_ < sizes_.rows && col_ < sizes_.width;
+  }
+  __device__ void take(int row, int at, uint32_t (&words)[4]) const {
+    asm volatile(
+        "ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+        : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+        : "r"(own_ + static_cast<uint32_t>(row) * kRowBytes + static_cast<uint32_t>(at ^ (row & 7)) * 16)
+        : "memory");
+  }
+  // What the next piece needs from memory, long before it is finished.
+  __device__ void ask() {
+    if constexpr (kPass == Pass::backward) {
+      gate_ = up_ = make_uint4(0, 0, 0, 0);
+      if (!any() || !inside()) return;
+      gate_ = __ldcs(reinterpret_cast<const uint4*>(gate_at()));
+      up_ = __ldcs(reinterpret_cast<const uint4*>(gate_at() + sizes_.width));
+    }
+  }
+
+  const Sizes<S>& sizes_;
+  int lane_;
+  int warp_;
+  uint32_t own_;
+  int next_ = kCount;
+  int row_ = 0;  // of the next piece
+  int col_ = 0;
+  uint4 gate_, up_;
+};
+
 // Holds the compiler to the order of registers and asynchronous products.
 __device__ inline void touch(float (&sum)[128]) {
 #pragma unroll
   for (float& value : sum) asm volatile("" : "+f"(value)::"memory");
 }
 
-template <class S, Pass kPass, Finish kFinish>
+template <class S, Pass kPass>
 __device__ void multiply(const Sizes<S>& sizes, const Shared& shared, int rank, int group) {
   constexpr int kTransposedB = kPass == Pass::backward;
   constexpr uint32_t kNextWeight =
@@ -413,20 +290,18 @@ __device__ void multiply(const Sizes<S>& sizes, const Shared& shared, int rank, 
   auto release = [&](int stage) {
     if (lane < kBlocks) barrier_arrive(shared.empty_at(stage), static_cast<uint32_t>(lane));
   };
-  Ring<kFinish> ring;
+  Ring ring;
   Behind<S, kPass> behind(sizes, shared, group);
   float sum[128];
-  bool first_tile = true;
+  if (group == 1) wait_for_first_group();
+  int head_start = group == 0 ? min(kStages - 1, sizes.inner_steps) : 0;
+  int every = max(1, sizes.inner_steps / decltype(behind)::kCount);
   for (int tile = static_cast<int>(blockIdx.x) / kBlocks; tile < sizes.row_pairs * sizes.col_tiles;
        tile += static_cast<int>(gridDim.x) / kBlocks) {
-    if (first_tile && group == 1) wait_for_first_group();
-    int head_start = first_tile && group == 0 ? min(kStages<kFinish> - 1, sizes.inner_steps) : 0;
-    first_tile = false;
-
+    int until = every;
     int before = 0;  // the stage whose products are perhaps not done
     touch(sum);
     for (int step = 0; step < sizes.inner_steps; ++step) {
-      if constexpr (kFinish == Finish::behind) behind.ask();
       barrier_wait(shared.full_at(ring.stage), ring.parity);
       __syncwarp();
       products_begin();
@@ -437,59 +312,47 @@ __device__ void multiply(const Sizes<S>& sizes, const Shared& shared, int rank, 
         product_64x256x16<S, kTransposedB>(sum, further(a, 32 * k), further(b, kNextWeight * k),
                                            step != 0 || k != 0);
       products_commit();
-      if (step + 1 == head_start) let_second_group_start();
+      if (step + 1 == head_start) {
+        let_second_group_start();
+        head_start = 0;
+      }
       products_wait<1>();
       if (step != 0) release(before);
-      if constexpr (kFinish == Finish::behind) behind.finish_one();
+      if (--until == 0) {
+        behind.finish_one();
+        until = every;
+      }
       before = ring.stage;
       ring.advance();
     }
 
     Place place = place_of(sizes, tile);
-    Corner corner = corner_of((place.row_pair * kBlocks + rank) * kRows, group);
+    int row = (place.row_pair * kBlocks + rank) * kRows;
     int col = place.col_tile * (kPass == Pass::forward ? kCols / 2 : kCols);
-    auto products_done = [&] {
-      products_wait<0>();
-      touch(sum);
-      release(before);
-    };
-    if constexpr (kFinish == Finish::behind) {
-      products_done();
-      while (behind.any()) {  // fewer steps than pieces
-        behind.ask();
-        behind.finish_one();
-      }
-      behind.keep(sum, corner, col);
-    } else if constexpr (kPass == Pass::forward) {
-      products_done();
-      finish_forward(sizes, sum, corner, col);
-    } else {
-      Loaded first = load_pieces(sizes, corner, col, 0);
-      products_done();
-      finish_backward(sizes, sum, corner, col, first);
-    }
+    products_wait<0>();
+    touch(sum);
+    release(before);
+    while (behind.any()) behind.finish_one();  // fewer steps than pieces
+    behind.keep(sum, row, col);
   }
-  while (kFinish == Finish::behind && behind.any()) {
-    behind.ask();
-    behind.finish_one();
-  }
+  while (behind.any()) behind.finish_one();
 }
 
-template <class S, Pass kPass, Finish kFinish>
+template <class S, Pass kPass>
 __global__ void __cluster_dims__(kBlocks, 1, 1) __launch_bounds__(kThreads, 1)
     gemm_swiglu_kernel(const __grid_constant__ CUtensorMap input, const __grid_constant__ CUtensorMap weight,
                        const __grid_constant__ Sizes<S> sizes) {
   extern __shared__ unsigned char memory[];
   Shared shared;
   shared.stages = (shared_address(memory) + kAlignment - 1) / kAlignment * kAlignment;
-  shared.kept = shared.stages + kStages<kFinish> * kStageBytes;
-  shared.full = shared.kept + (kFinish == Finish::behind ? kKeptBytes : 0);
-  shared.empty = shared.full + kStages<kFinish> * 8;
+  shared.kept = shared.stages + kStages * kStageBytes;
+  shared.full = shared.kept + kKeptBytes;
+  shared.empty = shared.full + kStages * 8;
   int group = static_cast<int>(threadIdx.x) / kGroupThreads, rank = static_cast<int>(cluster_rank());
   if (threadIdx.x == 0) {
     prefetch_map(input);
     prefetch_map(weight);
-    for (int stage = 0; stage < kStages<kFinish>; ++stage) {
+    for (int stage = 0; stage < kStages; ++stage) {
       barrier_init(shared.full_at(stage), 1);
       barrier_init(shared.empty_at(stage), kBlocks * kConsumerWarps);
     }
@@ -499,42 +362,43 @@ __global__ void __cluster_dims__(kBlocks, 1, 1) __launch_bounds__(kThreads, 1)
   cluster_sync();
   if (group == 0) {
     fewer_registers<40>();
-    if (threadIdx.x == 0) feed<S, kPass, kFinish>(input, weight, sizes, shared, rank);
+    if (threadIdx.x < kWarp) feed<S, kPass>(input, weight, sizes, shared, rank);
     __syncwarp();
   } else {
     more_registers<232>();
-    multiply<S, kPass, kFinish>(sizes, shared, rank, group - 1);
+    multiply<S, kPass>(sizes, shared, rank, group - 1);
   }
   cluster_wait();
 }
 
-template <class S, Pass kPass, Finish kFinish>
+template <class S, Pass kPass>
 cudaError_t launch(cudaStream_t stream, const GemmSwiglu& g) {
   constexpr int kTileCols = kPass == Pass::forward ? kCols / 2 : kCols;
   auto tiles = [](int64_t size, int64_t tile) { return static_cast<int>((size + tile - 1) / tile); };
   int64_t width = g.gate_up.cols / 2;
-  Sizes<S> sizes{static_cast<int>(g.gate_up.rows), static_cast<int>(width),
-                 tiles(g.inner, kInner),           tiles(g.gate_up.rows, kBlocks * kRows),
-                 tiles(width, kTileCols),          g.row_group,
-                 static_cast<S*>(g.gate_up.data),  g.gate_up.ld,
-                 static_cast<S*>(g.h.data),        g.h.ld};
-  auto* kernel = gemm_swiglu_kernel<S, kPass, kFinish>;
+  Sizes<S> sizes{static_cast<int>(g.gate_up.rows),
+                 static_cast<int>(width),
+                 tiles(g.inner, kInner),
+                 tiles(g.gate_up.rows, kBlocks * kRows),
+                 tiles(width, kTileCols),
+                 static_cast<S*>(g.gate_up.data),
+                 g.gate_up.ld,
+                 static_cast<S*>(g.h.data),
+                 g.h.ld};
+  auto* kernel = gemm_swiglu_kernel<S, kPass>;
   static const cudaError_t prepared =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes<kFinish>);
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
   if (prepared != cudaSuccess) return prepared;
   int clusters = std::min(sizes.row_pairs * sizes.col_tiles, std::max(1, g.multiprocessors / kBlocks));
-  kernel<<<static_cast<unsigned>(clusters * kBlocks), kThreads, kSharedBytes<kFinish>, stream>>>(
-      g.input, g.weight, sizes);
+  kernel<<<static_cast<unsigned>(clusters * kBlocks), kThreads, kSharedBytes, stream>>>(g.input, g.weight,
+                                                                                        sizes);
   return cudaGetLastError();
 }
 
 template <Pass kPass>
 cudaError_t launch_typed(cudaStream_t stream, const GemmSwiglu& g) {
-  auto with_type = [&]<class S>(S) {
-    return g.finish == Finish::behind ? launch<S, kPass, Finish::behind>(stream, g)
-                                      : launch<S, kPass, Finish::at_once>(stream, g);
-  };
-  return g.gate_up.type == Scalar::bf16 ? with_type(__nv_bfloat16()) : with_type(__half());
+  return g.gate_up.type == Scalar::bf16 ? launch<__nv_bfloat16, kPass>(stream, g)
+                                        : launch<__half, kPass>(stream, g);
 }
 
 }  // namespace

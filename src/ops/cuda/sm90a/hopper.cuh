@@ -65,7 +65,7 @@ __device__ inline void barrier_wait(uint32_t barrier, uint32_t parity) {
 
 __device__ inline uint32_t cluster_rank() {
   uint32_t rank;
-  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
   return rank;
 }
 // Every thread of the cluster's blocks, be its warp convergent or not. The second form only waits: it orders
