@@ -31,11 +31,11 @@ std::unique_ptr<Ops> make_cuda_ops(Device& device, MatmulMode mode, AttentionOrd
   auto* cuda = dynamic_cast<CudaDevice*>(&device);
   check(cuda != nullptr, "CUDA ops on another device");
   GemmTuning effective = tuning;
+  if (const char* wanted = std::getenv("LLMFT_SWIGLU")) effective.swiglu = swiglu_of(wanted);
   if (order == AttentionOrder::deterministic) {
     effective.choice = GemmTuning::Choice::first;
     effective.swiglu = GemmTuning::Swiglu::pair;
   }
-  if (const char* wanted = std::getenv("LLMFT_SWIGLU")) effective.swiglu = swiglu_of(wanted);
   return std::make_unique<CudaOps>(*cuda, mode, order, effective);
 }
 
