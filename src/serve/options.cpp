@@ -26,6 +26,9 @@ void describe(OptionSet& set, ServeOptions& options) {
           {.min = 1024, .max = 1 << 30});
   set.add("serve.request_seconds", options.request_seconds,
           "time for a request to arrive; slower ones get 408", {.min = 0.1, .max = 3600});
+  set.add("serve.write_seconds", options.write_seconds,
+          "time a client may take nothing of what is sent to it; then it is cut off",
+          {.min = 0.1, .max = 3600});
   set.add("serve.idle_seconds", options.idle_seconds, "time a connection may stay open without a request",
           {.min = 0.1, .max = 86400});
 }

@@ -42,6 +42,7 @@ HttpLimits limits_of(const ServeOptions& options) {
   limits.connections = options.connections;
   limits.body_bytes = options.body_bytes;
   limits.request_seconds = options.request_seconds;
+  limits.write_seconds = options.write_seconds;
   limits.idle_seconds = options.idle_seconds;
   return limits;
 }

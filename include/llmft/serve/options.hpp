@@ -19,6 +19,7 @@ struct ServeOptions {
   int64_t connections = 512;
   int64_t body_bytes = 4 << 20;
   double request_seconds = 20;
+  double write_seconds = 30;
   double idle_seconds = 75;
 };
 
