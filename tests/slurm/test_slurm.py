@@ -13,7 +13,7 @@ from conftest import ON_FOUR_NODES, TINY
 
 FIGURES_OF = {"ddp": ("time_gpu_ddp", "epoch_time_gpu_ddp", "throughput_gpu_ddp", "memory_gpu_ddp"),
               "fsdp": ("time_gpu_fsdp", "epoch_time_gpu_fsdp", "throughput_gpu_fsdp", "memory_gpu_fsdp")}
-STEPS = 40  # of a run that is stopped: more than it does while the signal is on its way
+STEPS = 24  # of a run that is stopped: more than it does while the signal is on its way
 TRAINING = {"config": "inputs/tiny/train.yaml", "data": "shards/tiny"}
 
 
