@@ -71,5 +71,5 @@ done
 cp "$out/llmft" "$out/mpirun"
 mkdir -p "$out/inputs"
 cp -r inputs/tiny "$out/inputs/"
-cp tools/gpu_check.sh tools/plan_check.py tools/multi_gpu_check.sh "$out/"
+cp tools/gpu_check.sh tools/plan_check.py tools/multi_gpu_check.sh tools/multi_gpu_check.py "$out/"
 du -sh "$out" | awk -v f="$out" '{print "bundle: " f ", " $1}'
