@@ -33,7 +33,7 @@ def status_of(answer):
 
 @pytest.fixture(scope="module")
 def server():
-    with scripted("--step-seconds", "0.005", "--serve.request_seconds", "1", "--serve.idle_seconds", "2", "--serve.body_bytes", "100000") as running:
+    with scripted("--step-seconds", "0.005", "--serve.request_seconds", "1", "--serve.idle_seconds", "1", "--serve.body_bytes", "100000") as running:
         yield running
         assert running.process.poll() is None
 
