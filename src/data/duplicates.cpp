@@ -205,13 +205,20 @@ SplitTotals count_duplicates(const Process& process, const SplitShards& split,
     std::vector<uint64_t> rows = reader.rows();
     std::vector<uint64_t> offsets = reader.offsets();
     std::vector<uint32_t> starts = reader.loss_starts();
+    // Samples that were cut are the longest there are; only of those as long the last token is read, and its
+    // chunk with it.
+    uint64_t longest = 0;
+    if (reader.counts().truncated > 0)
+      for (size_t k = 0; k < starts.size(); ++k) longest = std::max(longest, offsets[k + 1] - offsets[k]);
     ShardSummary summary;
     for (uint64_t row : repeated) {
       auto at = static_cast<size_t>(std::lower_bound(rows.begin(), rows.end(), row) - rows.begin());
       if (at == rows.size() || rows[at] != row)
         user_error("{}: lists row {}, which {} does not have", (split.folder / kDuplicatesName).string(), row,
                    split.paths[i].string());
-      summary.add(offsets[at + 1] - offsets[at], starts[at]);
+      const uint64_t length = offsets[at + 1] - offsets[at];
+      summary.add(length, starts[at]);
+      if (length != longest) continue;
       std::vector<int32_t> last;
       reader.append_tokens(offsets[at + 1] - 1, 1, last);
       if (static_cast<TokenId>(last[0]) != end_of_response) ++summary.counts.truncated;

@@ -32,10 +32,12 @@ constexpr uint64_t kProgressRows = 1024;  // one count of the shared progress co
 constexpr uint64_t kMeasuredRows = 16;    // one row in so many is measured in detail
 
 std::chrono::milliseconds slowness(const Process& process) {
-  const char* text = std::getenv("LLMFT_TEST_SLOW_RANK");
-  int rank = 0;
+  const char* text = std::getenv("LLMFT_TEST_SLOW_RANK");  // RANK:MILLISECONDS, or *:MILLISECONDS
+  int rank = process.rank();
   int milliseconds = 0;
-  if (text == nullptr || std::sscanf(text, "%d:%d", &rank, &milliseconds) != 2) return {};
+  if (text == nullptr || (std::sscanf(text, "*:%d", &milliseconds) != 1 &&
+                          std::sscanf(text, "%d:%d", &rank, &milliseconds) != 2))
+    return {};
   return std::chrono::milliseconds(rank == process.rank() ? milliseconds : 0);
 }
 
