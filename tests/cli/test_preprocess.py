@@ -424,6 +424,26 @@ def table_rows(stderr):
     return {int(name): int(rows) for name, rows, *_ in map(str.split, lines[start + 1:]) if name.isdigit()}
 
 
+def test_memory_does_not_grow_with_the_input(tmp_path):
+    """Four times the rows, the same peak, of each rank; both far below 1 GiB."""
+    write_rows(tmp_path / "rows.jsonl", 5000, words=200)
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    peaks = []
+    for files in (5, 20):
+        source = tmp_path / f"in{files}"
+        source.mkdir()
+        for k in range(files):
+            pq.write_table(pa.Table.from_pylist([row | {"question": f"{k}-{row['question']}"} for row in rows]), source / f"{k:02}.parquet")
+        done = run("--input", source, "--tokenizer", TOKENIZER, "--output", tmp_path / f"out{files}", "--rows-per-shard", 5000, ranks=2)
+        assert done.returncode == 0, done.stderr
+        lines = done.stderr.splitlines()
+        start = next(i for i, line in enumerate(lines) if line.split()[:2] == ["rank", "rows"])
+        assert lines[start].split()[-2:] == ["peak", "MB"]
+        peaks.append(max(float(line.split()[-1]) for line in lines[start + 1:start + 3]))
+        shutil.rmtree(tmp_path / f"out{files}")
+    assert peaks[1] < peaks[0] + 60 and peaks[1] < 512, peaks
+
+
 @pytest.mark.parametrize("layout", ["one file", "many files"])
 def test_a_slow_rank_holds_no_one_up(tmp_path, layout):
     """Rank 1 sleeps a second with every shard (a batch of rows at the most): half of them would take 50 s."""
