@@ -35,7 +35,7 @@ struct GemmTuning {
   // first met, by 3 % at least, kept as the choices are. LLMFT_SWIGLU=measured|fused|pair in the environment
   // overrides it. Always two in a deterministic order: the two round different sums.
   enum class Swiglu { measured, fused, pair };
-  Swiglu swiglu = Swiglu::measured;
+  Swiglu swiglu = Swiglu::pair;
   int swiglu_parts = 1;  // of a tile's results, which wait one after the other: 2 leave room for a stage more
 };
 
