@@ -17,7 +17,7 @@ using namespace llmft;
 
 constexpr int64_t kWidth = 2048, kFeed = 8192;
 
-enum class How { product_alone, pair, fused, fused_in_two };
+enum class How { product_alone, pair, fused };
 
 class SwigluBench {
  public:
@@ -68,9 +68,7 @@ class SwigluBench {
   static GemmTuning tuning_of(How how) {
     GemmTuning tuning;
     tuning.candidates = 16;
-    bool fused = how == How::fused || how == How::fused_in_two;
-    tuning.swiglu = fused ? GemmTuning::Swiglu::fused : GemmTuning::Swiglu::pair;
-    tuning.swiglu_parts = how == How::fused_in_two ? 2 : 1;
+    tuning.swiglu = how == How::fused ? GemmTuning::Swiglu::fused : GemmTuning::Swiglu::pair;
     return tuning;
   }
 
@@ -128,9 +126,7 @@ void cuda_down_swiglu_backward(benchmark::State& state, DType type, How how, boo
 SWIGLU_BENCH(cuda_gate_up_swiglu, bf16_product_alone, DType::bf16, How::product_alone);
 SWIGLU_BENCH(cuda_gate_up_swiglu, bf16_pair, DType::bf16, How::pair);
 SWIGLU_BENCH(cuda_gate_up_swiglu, bf16_fused, DType::bf16, How::fused);
-SWIGLU_BENCH(cuda_gate_up_swiglu, bf16_fused_in_two, DType::bf16, How::fused_in_two);
 SWIGLU_BENCH(cuda_down_swiglu_backward, bf16_product_alone, DType::bf16, How::product_alone, false);
 SWIGLU_BENCH(cuda_down_swiglu_backward, bf16_pair, DType::bf16, How::pair, false);
 SWIGLU_BENCH(cuda_down_swiglu_backward, bf16_fused, DType::bf16, How::fused, false);
-SWIGLU_BENCH(cuda_down_swiglu_backward, bf16_fused_in_two, DType::bf16, How::fused_in_two, false);
 SWIGLU_BENCH(cuda_down_swiglu_backward, bf16_fused_with_h, DType::bf16, How::fused, true);

@@ -18,19 +18,18 @@ bool no_gpu() {
   return true;
 }
 
-GemmTuning tuning_of(GemmTuning::Swiglu swiglu, int parts = 1) {
+GemmTuning tuning_of(GemmTuning::Swiglu swiglu) {
   GemmTuning tuning;
   tuning.swiglu = swiglu;
-  tuning.swiglu_parts = parts;
   return tuning;
 }
 
 struct Both {
   std::unique_ptr<Device> device = make_cuda_device(0);
   std::unique_ptr<Ops> fused, pair;
-  explicit Both(int parts)
+  Both()
       : fused(make_cuda_ops(*device, MatmulMode::f32, AttentionOrder::fast,
-                            tuning_of(GemmTuning::Swiglu::fused, parts))),
+                            tuning_of(GemmTuning::Swiglu::fused))),
         pair(make_cuda_ops(*device, MatmulMode::f32, AttentionOrder::fast,
                            tuning_of(GemmTuning::Swiglu::pair))) {}
 };
@@ -172,7 +171,7 @@ void compare(Both& both, DType type, const Shape& s, Values values) {
 
 TEST_CASE("CUDA: products with SwiGLU, small shapes and tails") {
   if (no_gpu()) return;
-  Both both(1);
+  Both both;
   for (int64_t tokens : {1, 128, 257})
     for (int64_t width : {128, 512})
       for (int64_t inner : {8, 200, 2112})
@@ -186,31 +185,7 @@ TEST_CASE("CUDA: products with SwiGLU, small shapes and tails") {
 
 TEST_CASE("CUDA: products with SwiGLU, a model's shapes") {
   if (no_gpu()) return;
-  Both both(1);
-  // nine tiles a cluster, a last group of one pair of rows
-  compare(both, DType::bf16, {2304, 8192, 2048, 0}, Values::exact);
-  compare(both, DType::bf16, {1500, 8192, 2112, 64}, Values::normal);
-  compare(both, DType::f16, {600, 8192, 2112, 0}, Values::normal);
-  compare(both, DType::bf16, {5000, 640, 264, 16}, Values::exact);
-}
-
-TEST_CASE("CUDA: products with SwiGLU in two parts, small shapes and tails") {
-  if (no_gpu()) return;
-  Both both(2);
-  for (int64_t tokens : {1, 128, 257})
-    for (int64_t width : {128, 512})
-      for (int64_t inner : {8, 200, 2112})
-        compare(both, DType::bf16, {tokens, width, inner, inner == 200 ? 8 : 0}, Values::exact);
-  for (DType type : {DType::bf16, DType::f16}) {
-    compare(both, type, {1000, 512, 64, 0}, Values::exact);
-    compare(both, type, {127, 128, 2048, 0}, Values::normal);
-    compare(both, type, {1000, 512, 200, 8}, Values::normal);
-  }
-}
-
-TEST_CASE("CUDA: products with SwiGLU in two parts, a model's shapes") {
-  if (no_gpu()) return;
-  Both both(2);
+  Both both;
   // nine tiles a cluster, a last group of one pair of rows
   compare(both, DType::bf16, {2304, 8192, 2048, 0}, Values::exact);
   compare(both, DType::bf16, {1500, 8192, 2112, 64}, Values::normal);
@@ -220,7 +195,7 @@ TEST_CASE("CUDA: products with SwiGLU in two parts, a model's shapes") {
 
 TEST_CASE("CUDA ops with products and SwiGLU in one compute their formulas") {
   if (no_gpu()) return;
-  Both both(1);
+  Both both;
   const std::vector<OpCase> cases = {{"matmul_swiglu", test_matmul_swiglu},
                                      {"wide matmul_swiglu", wide_matmul_swiglu}};
   auto run = [&](Ops& ops, DType type, const std::vector<int64_t>& gaps) {
@@ -268,11 +243,9 @@ TEST_CASE("CUDA: whether SwiGLU goes into the product is measured without harm t
 // For compute-sanitizer: one tile and its tails.
 TEST_CASE("small CUDA: products with SwiGLU" * doctest::skip()) {
   if (no_gpu()) return;
-  for (int parts : {1, 2}) {
-    Both both(parts);
-    for (DType type : {DType::bf16, DType::f16}) {
-      compare(both, type, {257, 128, 200, 8}, Values::normal);
-      compare(both, type, {1, 256, 64, 0}, Values::exact);
-    }
+  Both both;
+  for (DType type : {DType::bf16, DType::f16}) {
+    compare(both, type, {257, 128, 200, 8}, Values::normal);
+    compare(both, type, {1, 256, 64, 0}, Values::exact);
   }
 }

@@ -36,7 +36,6 @@ struct GemmTuning {
   // overrides it. Always two in a deterministic order: the two round different sums.
   enum class Swiglu { measured, fused, pair };
   Swiglu swiglu = Swiglu::pair;
-  int swiglu_parts = 1;  // of a tile's results, which wait one after the other: 2 leave room for a stage more
 };
 
 // A deterministic order takes the first algorithms whatever `tuning` says: two processes may time

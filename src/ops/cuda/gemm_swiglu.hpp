@@ -29,7 +29,6 @@ struct GemmSwiglu {
   Matrix gate_up;      // [T, 2F]
   Matrix h;            // [T, F]; backward: data null if not wanted
   int multiprocessors;
-  int parts;  // 1 or 2: see GemmTuning
 };
 
 // gate_up = x w^T, h = silu(gate) up.

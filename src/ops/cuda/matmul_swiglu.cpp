@@ -56,7 +56,6 @@ cuda::GemmSwiglu CudaOps::fused_arguments(const Tensor& a, const Tensor& w, cuda
   g.gate_up = matrix_of(gate_up);
   g.h = h ? matrix_of(h) : cuda::Matrix{};
   g.multiprocessors = device_.multiprocessors();
-  g.parts = tuning_.swiglu_parts;
   return g;
 }
 

@@ -35,14 +35,8 @@ constexpr uint32_t kKeptBytes = kRows * kCols * 2;
 enum class Pass { forward, backward };
 
 constexpr int kRowGroup = 8;
-// Results of a tile wait in shared memory at once, or a half there and a half in registers: that leaves room
-// for a stage more.
-template <int kParts>
-constexpr int kStages = kParts == 1 ? 3 : 4;
-template <int kParts>
-constexpr uint32_t kSharedBytes =
-    kAlignment + kStages<kParts>* kStageBytes + kKeptBytes / kParts + 2 * kStages<kParts> * 8;
-static_assert(kSharedBytes<1> <= 227 * 1024 && kSharedBytes<2> <= 227 * 1024);
+constexpr int kStages = 3;  // what shared memory has room for
+constexpr uint32_t kSharedBytes = kAlignment + kStages * kStageBytes + kKeptBytes + 2 * kStages * 8;
 
 template <class S>
 struct Sizes {
@@ -85,24 +79,23 @@ struct Shared {
 };
 
 // The stage in use and how often all have been used, modulo 2.
-template <int kParts>
 struct Ring {
   int stage = 0;
   uint32_t parity = 0;
   __device__ void advance() {
-    if (++stage == kStages<kParts>) {
+    if (++stage == kStages) {
       stage = 0;
       parity ^= 1;
     }
   }
 };
 
-template <class S, Pass kPass, int kParts>
+template <class S, Pass kPass>
 __device__ void feed(const CUtensorMap& input, const CUtensorMap& weight, const Sizes<S>& sizes,
                      const Shared& shared, int rank) {
   constexpr uint16_t kBoth = 0b11;
   int lane = static_cast<int>(threadIdx.x);
-  Ring<kParts> ring;
+  Ring ring;
   for (int tile = static_cast<int>(blockIdx.x) / kBlocks; tile < sizes.row_pairs * sizes.col_tiles;
        tile += static_cast<int>(gridDim.x) / kBlocks) {
     Place place = place_of(sizes, tile);
@@ -170,38 +163,40 @@ __device__ inline void wait_for_first_group() {
 }
 
 // The results of the last tile: a warp's rounded sums wait in shared memory, where no other warp looks, and
-// are finished piece by piece while the tensor cores work on the next tile. In two parts, the second half of
-// the columns waits in registers until the first is finished. A part is kept as 16 rows of 32 / kParts chunks
-// of 16 bytes, chunk c of row r at c ^ (r % 8): threads that write words of 8 rows and threads that read
-// neighbouring chunks of a row meet all banks. Forward, the first half of a row is gate and the second up.
-// Of a piece a thread has 8 elements (forward, of gate and of up), so that a warp reads and writes whole
-// lines.
-template <class S, Pass kPass, int kParts>
+// are finished piece by piece while the tensor cores work on the next tile. They are kept as 16 rows of 32
+// chunks of 16 bytes, chunk c of row r at c ^ (r % 8): threads that write words of 8 rows and threads that
+// read neighbouring chunks of a row meet all banks. A piece is, forward, 2 rows of gate and up, backward, a
+// row of dh; a thread has 8 elements of it, so that a warp reads and writes whole lines.
+template <class S, Pass kPass>
 class Behind {
-  static constexpr int kChunks = 32 / kParts;                                    // of a row
-  static constexpr int kLanes = kPass == Pass::forward ? kChunks / 2 : kChunks;  // of a row
-  static constexpr int kRowsAtOnce = kWarp / kLanes;
-  static constexpr int kPieces = 16 / kRowsAtOnce;  // of a part
-  static constexpr uint32_t kRowBytes = kChunks * 16;
-
  public:
-  static constexpr int kCount = kParts * kPieces;
+  static constexpr int kCount = kPass == Pass::forward ? 8 : 16;
 
   __device__ Behind(const Sizes<S>& sizes, const Shared& shared, int group)
       : sizes_(sizes),
         lane_(static_cast<int>(threadIdx.x) % kWarp),
         warp_(group * 4 + static_cast<int>(threadIdx.x) % kGroupThreads / kWarp),
-        own_(shared.kept + static_cast<uint32_t>(warp_) * (kKeptBytes / kParts / kConsumerWarps)) {}
+        own_(shared.kept + static_cast<uint32_t>(warp_) * (kKeptBytes / kConsumerWarps)) {}
 
   __device__ bool any() const { return next_ < kCount; }
 
   // tile_row, col: where the block's tile begins.
   __device__ void keep(const float (&sum)[128], int tile_row, int col) {
-    uint32_t words[2 * kChunks];
-    pack(sum, 0, words);
-    put(words);
-    if constexpr (kParts == 2) pack(sum, 1, waiting_);
-    row_ = tile_row + 16 * warp_ + lane_ / kLanes;
+    auto row = static_cast<uint32_t>(lane_ / 4), word = static_cast<uint32_t>(lane_ % 4);
+    __syncwarp();
+#pragma unroll
+    for (uint32_t low = 0; low < 8; ++low) {
+      uint32_t to = own_ + row * kRowBytes + (low ^ row) * 16 + word * 4;
+#pragma unroll
+      for (uint32_t high = 0; high < 4; ++high)
+#pragma unroll
+        for (uint32_t half = 0; half < 2; ++half)
+          asm volatile("st.shared.b32 [%0], %1;" ::"r"(to + high * 128 + half * 8 * kRowBytes),
+                       "r"(pack_word<S>(&sum[4 * (8 * high + low) + 2 * half]))
+                       : "memory");
+    }
+    __syncwarp();
+    row_ = tile_row + 16 * warp_ + (kPass == Pass::forward ? lane_ / 16 : 0);
     col_ = col + chunk() * 8;
     next_ = 0;
     ask();
@@ -209,14 +204,11 @@ class Behind {
 
   __device__ void finish_one() {
     if (!any()) return;
-    if constexpr (kParts == 2)
-      if (next_ == kPieces) put(waiting_);
-    int row = next_ % kPieces * kRowsAtOnce + lane_ / kLanes;
     uint32_t h[4];
     if constexpr (kPass == Pass::forward) {
       uint32_t gate[4], up[4];
-      take(row, chunk(), gate);
-      take(row, kLanes + chunk(), up);
+      take(2 * next_ + lane_ / 16, chunk(), gate);
+      take(2 * next_ + lane_ / 16, 16 + chunk(), up);
 #pragma unroll
       for (int i = 0; i < 4; ++i) h[i] = swiglu_word<S>(gate[i], up[i]);
       if (inside()) {
@@ -226,7 +218,7 @@ class Behind {
       }
     } else {
       uint32_t dh[4], gate[4] = {gate_.x, gate_.y, gate_.z, gate_.w}, up[4] = {up_.x, up_.y, up_.z, up_.w};
-      take(row, chunk(), dh);
+      take(next_, chunk(), dh);
 #pragma unroll
       for (int i = 0; i < 4; ++i) h[i] = swiglu_gradient_words<S>(dh[i], gate[i], up[i]);
       if (inside()) {
@@ -237,16 +229,15 @@ class Behind {
     }
     ++next_;
     row_ += kRowsAtOnce;
-    if (kParts == 2 && next_ == kPieces) {
-      row_ -= 16;
-      col_ += kLanes * 8;
-    }
     ask();
   }
 
  private:
+  static constexpr int kRowsAtOnce = kPass == Pass::forward ? 2 : 1;
+  static constexpr uint32_t kRowBytes = kCols * 2;
+
   __device__ int chunk() const {
-    return lane_ % kLanes;
+    return kPass == Pass::forward ? lane_ % 16 : lane_;
   }
   __device__ S* gate_at() const {
     return sizes_.gate_up + row_ * sizes_.gate_up_ld + col_;
@@ -256,32 +247,6 @@ class Behind {
   }
   __device__ bool inside() const {
     return row_ < sizes_.rows && col_ < sizes_.width;
-  }
-  // Chunk c of a part, of rows l / 4 and l / 4 + 8: words 2 c and 2 c + 1.
-  __device__ static void pack(const float (&sum)[128], int part, uint32_t (&words)[2 * kChunks]) {
-#pragma unroll
-    for (int c = 0; c < kChunks; ++c) {
-      int eight =
-          kPass == Pass::backward ? part * kChunks + c : part * kLanes + c % kLanes + (c < kLanes ? 0 : 16);
-#pragma unroll
-      for (int half = 0; half < 2; ++half) words[2 * c + half] = pack_word<S>(&sum[4 * eight + 2 * half]);
-    }
-  }
-  __device__ void put(const uint32_t (&words)[2 * kChunks]) {
-    auto row = static_cast<uint32_t>(lane_ / 4), word = static_cast<uint32_t>(lane_ % 4);
-    __syncwarp();
-#pragma unroll
-    for (uint32_t low = 0; low < 8; ++low) {
-      uint32_t to = own_ + row * kRowBytes + (low ^ row) * 16 + word * 4;
-#pragma unroll
-      for (uint32_t high = 0; high < kChunks / 8; ++high)
-#pragma unroll
-        for (uint32_t half = 0; half < 2; ++half)
-          asm volatile("st.shared.b32 [%0], %1;" ::"r"(to + high * 128 + half * 8 * kRowBytes),
-                       "r"(words[2 * (8 * high + low) + half])
-                       : "memory");
-    }
-    __syncwarp();
   }
   __device__ void take(int row, int at, uint32_t (&words)[4]) const {
     asm volatile(
@@ -308,7 +273,6 @@ class Behind {
   int row_ = 0;  // of the next piece
   int col_ = 0;
   uint4 gate_, up_;
-  uint32_t waiting_[2 * kChunks];  // the second part
 };
 
 // Holds the compiler to the order of registers and asynchronous products.
@@ -317,7 +281,7 @@ __device__ inline void touch(float (&sum)[128]) {
   for (float& value : sum) asm volatile("" : "+f"(value)::"memory");
 }
 
-template <class S, Pass kPass, int kParts>
+template <class S, Pass kPass>
 __device__ void multiply(const Sizes<S>& sizes, const Shared& shared, int rank, int group) {
   constexpr int kTransposedB = kPass == Pass::backward;
   constexpr uint32_t kNextWeight =
@@ -326,11 +290,11 @@ __device__ void multiply(const Sizes<S>& sizes, const Shared& shared, int rank, 
   auto release = [&](int stage) {
     if (lane < kBlocks) barrier_arrive(shared.empty_at(stage), static_cast<uint32_t>(lane));
   };
-  Ring<kParts> ring;
-  Behind<S, kPass, kParts> behind(sizes, shared, group);
+  Ring ring;
+  Behind<S, kPass> behind(sizes, shared, group);
   float sum[128];
   if (group == 1) wait_for_first_group();
-  int head_start = group == 0 ? min(kStages<kParts> - 1, sizes.inner_steps) : 0;
+  int head_start = group == 0 ? min(kStages - 1, sizes.inner_steps) : 0;
   int every = max(1, sizes.inner_steps / decltype(behind)::kCount);
   for (int tile = static_cast<int>(blockIdx.x) / kBlocks; tile < sizes.row_pairs * sizes.col_tiles;
        tile += static_cast<int>(gridDim.x) / kBlocks) {
@@ -374,21 +338,21 @@ __device__ void multiply(const Sizes<S>& sizes, const Shared& shared, int rank, 
   while (behind.any()) behind.finish_one();
 }
 
-template <class S, Pass kPass, int kParts>
+template <class S, Pass kPass>
 __global__ void __cluster_dims__(kBlocks, 1, 1) __launch_bounds__(kThreads, 1)
     gemm_swiglu_kernel(const __grid_constant__ CUtensorMap input, const __grid_constant__ CUtensorMap weight,
                        const __grid_constant__ Sizes<S> sizes) {
   extern __shared__ unsigned char memory[];
   Shared shared;
   shared.stages = (shared_address(memory) + kAlignment - 1) / kAlignment * kAlignment;
-  shared.kept = shared.stages + kStages<kParts> * kStageBytes;
-  shared.full = shared.kept + kKeptBytes / kParts;
-  shared.empty = shared.full + kStages<kParts> * 8;
+  shared.kept = shared.stages + kStages * kStageBytes;
+  shared.full = shared.kept + kKeptBytes;
+  shared.empty = shared.full + kStages * 8;
   int group = static_cast<int>(threadIdx.x) / kGroupThreads, rank = static_cast<int>(cluster_rank());
   if (threadIdx.x == 0) {
     prefetch_map(input);
     prefetch_map(weight);
-    for (int stage = 0; stage < kStages<kParts>; ++stage) {
+    for (int stage = 0; stage < kStages; ++stage) {
       barrier_init(shared.full_at(stage), 1);
       barrier_init(shared.empty_at(stage), kBlocks * kConsumerWarps);
     }
@@ -398,16 +362,16 @@ __global__ void __cluster_dims__(kBlocks, 1, 1) __launch_bounds__(kThreads, 1)
   cluster_sync();
   if (group == 0) {
     fewer_registers<40>();
-    if (threadIdx.x < kWarp) feed<S, kPass, kParts>(input, weight, sizes, shared, rank);
+    if (threadIdx.x < kWarp) feed<S, kPass>(input, weight, sizes, shared, rank);
     __syncwarp();
   } else {
     more_registers<232>();
-    multiply<S, kPass, kParts>(sizes, shared, rank, group - 1);
+    multiply<S, kPass>(sizes, shared, rank, group - 1);
   }
   cluster_wait();
 }
 
-template <class S, Pass kPass, int kParts>
+template <class S, Pass kPass>
 cudaError_t launch(cudaStream_t stream, const GemmSwiglu& g) {
   constexpr int kTileCols = kPass == Pass::forward ? kCols / 2 : kCols;
   auto tiles = [](int64_t size, int64_t tile) { return static_cast<int>((size + tile - 1) / tile); };
@@ -421,35 +385,30 @@ cudaError_t launch(cudaStream_t stream, const GemmSwiglu& g) {
                  g.gate_up.ld,
                  static_cast<S*>(g.h.data),
                  g.h.ld};
-  auto* kernel = gemm_swiglu_kernel<S, kPass, kParts>;
+  auto* kernel = gemm_swiglu_kernel<S, kPass>;
   static const cudaError_t prepared =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes<kParts>);
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
   if (prepared != cudaSuccess) return prepared;
   int clusters = std::min(sizes.row_pairs * sizes.col_tiles, std::max(1, g.multiprocessors / kBlocks));
-  kernel<<<static_cast<unsigned>(clusters * kBlocks), kThreads, kSharedBytes<kParts>, stream>>>(
-      g.input, g.weight, sizes);
+  kernel<<<static_cast<unsigned>(clusters * kBlocks), kThreads, kSharedBytes, stream>>>(g.input, g.weight,
+                                                                                        sizes);
   return cudaGetLastError();
 }
 
-template <Pass kPass, int kParts>
-cudaError_t launch_typed(cudaStream_t stream, const GemmSwiglu& g) {
-  return g.gate_up.type == Scalar::bf16 ? launch<__nv_bfloat16, kPass, kParts>(stream, g)
-                                        : launch<__half, kPass, kParts>(stream, g);
-}
-
 template <Pass kPass>
-cudaError_t launch_parts(cudaStream_t stream, const GemmSwiglu& g) {
-  return g.parts == 2 ? launch_typed<kPass, 2>(stream, g) : launch_typed<kPass, 1>(stream, g);
+cudaError_t launch_typed(cudaStream_t stream, const GemmSwiglu& g) {
+  return g.gate_up.type == Scalar::bf16 ? launch<__nv_bfloat16, kPass>(stream, g)
+                                        : launch<__half, kPass>(stream, g);
 }
 
 }  // namespace
 
 cudaError_t gemm_swiglu(cudaStream_t stream, const GemmSwiglu& arguments) {
-  return launch_parts<Pass::forward>(stream, arguments);
+  return launch_typed<Pass::forward>(stream, arguments);
 }
 
 cudaError_t gemm_swiglu_backward(cudaStream_t stream, const GemmSwiglu& arguments) {
-  return launch_parts<Pass::backward>(stream, arguments);
+  return launch_typed<Pass::backward>(stream, arguments);
 }
 
 }  // namespace llmft::cuda
