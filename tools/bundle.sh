@@ -44,6 +44,7 @@ if [ -z "$cuda" ]; then
 fi
 export LD_LIBRARY_PATH=$here/lib:$here/mpi/lib:$cuda${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 export OPAL_PREFIX=$here/mpi PMIX_PREFIX=$here/mpi PRTE_PREFIX=$here/mpi
+export OMPI_MCA_osc=${OMPI_MCA_osc:-^ucx} # it complains of its own priority on every start
 ENVIRONMENT
 for program in llmft "$@"; do
   name=$(basename "$program")
@@ -71,5 +72,5 @@ done
 cp "$out/llmft" "$out/mpirun"
 mkdir -p "$out/inputs"
 cp -r inputs/tiny "$out/inputs/"
-cp tools/gpu_check.sh tools/plan_check.py tools/multi_gpu_check.sh tools/multi_gpu_check.py "$out/"
+cp tools/gpu_check.sh tools/plan_check.py tools/multi_gpu_check.sh tools/multi_gpu_check.py tools/random_model.py "$out/"
 du -sh "$out" | awk -v f="$out" '{print "bundle: " f ", " $1}'

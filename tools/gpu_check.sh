@@ -129,8 +129,7 @@ sanitize() { # TOOL SECONDS
 
 plan() {
   local began=$SECONDS status=0 log=$work/plan.log
-  timeout -k 5 "${PLAN_SECONDS:-120}" python3 "$here/plan_check.py" "$programs/llmft" "$model" --work "$work" \
-    --inputs "${LLMFT_SOURCE_DIR:-.}/inputs/tiny" 2>&1 | tee "$log" || status=$?
+  timeout -k 5 "${PLAN_SECONDS:-120}" python3 "$here/plan_check.py" "$programs/llmft" "$model" --work "$work" 2>&1 | tee "$log" || status=$?
   local result=ok
   [[ $status -eq 0 ]] || result="FAILED ($status): $log"
   note plan "$result" $((SECONDS - began))

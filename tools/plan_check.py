@@ -2,21 +2,24 @@
 """On a GPU: what `llmft plan` says beside what `llmft train` then takes, for Llama 3.2-1B's shape at three sizes,
 LoRA and full fine-tuning; and that the GPU's memory does not grow after the first step.
 
-  plan_check.py LLMFT MODEL [--work FOLDER] [--inputs inputs/tiny] [--more 'OPTIONS OF BOTH']
+  plan_check.py LLMFT MODEL [--work FOLDER] [--more 'OPTIONS OF BOTH']
 
-MODEL without a config.json is made: random weights, by torch and transformers. Needs nvidia-smi.
+MODEL without a config.json is made, of random weights. Needs nvidia-smi.
 A run's own account (memory.csv) and the whole GPU's (nvidia-smi, less what others held before) are compared with the
 plan; more than 5 % apart, or memory taken after step 1, ends with exit code 1.
 """
 import argparse
 import csv
 import io
+import json
 import pathlib
 import shlex
 import subprocess
 import sys
 import threading
 import time
+
+from random_model import make_model, make_tokenizer, write_samples
 
 MIB = 1 << 20
 TOLERANCE = 0.05
@@ -29,26 +32,16 @@ SIZES = [("8192 x 1", ["--pack-tokens", "8192", "--batch-packs", "1"]),
 MODES = [("LoRA r=16", ["--adapter-rank", "16"]), ("full", ["--adapter-rank", "0", "--lr", "1e-5"])]
 
 
-def make_model(folder):
-    import torch
-    import transformers
-
-    config = transformers.LlamaConfig(
-        vocab_size=128256, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16, num_attention_heads=32,
-        num_key_value_heads=8, head_dim=64, rms_norm_eps=1e-5, max_position_embeddings=131072, rope_theta=500000.0,
-        rope_scaling={"factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
-                      "original_max_position_embeddings": 8192, "rope_type": "llama3"},
-        tie_word_embeddings=True, bos_token_id=128000, eos_token_id=128001)
-    torch.manual_seed(1)
-    torch.set_default_dtype(torch.bfloat16)
-    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        model = transformers.LlamaForCausalLM(config)
-    model.to("cpu").save_pretrained(folder)
-
-
-def make_data(llmft, inputs, folder):
-    subprocess.run([llmft, "preprocess", "--input", inputs / "sample.parquet", "--tokenizer", inputs / "model",
-                    "--output", folder, "--force"], check=True, stdout=subprocess.DEVNULL)
+def make_data(llmft, model, work, folder):
+    """Samples of 1024 tokens, by the model's tokenizer if it has one."""
+    tokenizer = model
+    if not any((model / name).exists() for name in ("tokenizer.json", "tokenizer.model")):
+        tokenizer = work / "plan-tokenizer"
+        tokenizer.mkdir(exist_ok=True)
+        make_tokenizer(tokenizer, json.loads((model / "config.json").read_text())["vocab_size"])
+    write_samples(work / "plan.jsonl", 320, 1024)
+    subprocess.run([llmft, "preprocess", "--input", work / "plan.jsonl", "--tokenizer", tokenizer, "--output", folder,
+                    "--force"], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 class GpuMemory:
@@ -106,16 +99,15 @@ def main():
     parser.add_argument("llmft", type=pathlib.Path)
     parser.add_argument("model", type=pathlib.Path)
     parser.add_argument("--work", type=pathlib.Path, default=pathlib.Path("gpu-check"))
-    parser.add_argument("--inputs", type=pathlib.Path, default=pathlib.Path("inputs/tiny"))
     parser.add_argument("--more", default="")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     llmft = str(args.llmft.resolve())
     if not (args.model / "config.json").exists():
-        make_model(args.model)
+        make_model(args.model, tiny=False)
     data = args.work / "plan-data"
     if not (data / "manifest.json").exists():
-        make_data(llmft, args.inputs, data)
+        make_data(llmft, args.model, args.work, data)
     gpu = GpuMemory()
     failed = 0
     print(f"{'mode, tokens a step':24} {'plan GiB':>9} {'held GiB':>9} {'':>7} {'plan, all':>9} {'on GPU':>9} {'':>7}"

@@ -18,7 +18,7 @@ echo 'RESULT {"B": 4, "S": 64, "steps": 4, "tok_s": 1000, "ms": 512.0, "loss": 7
 
 
 def check(*args, **kwargs):
-    return subprocess.run([sys.executable, CHECK, "--programs", pathlib.Path(BINARY).parent, "--device", "cpu", "--tiny", *map(str, args)],
+    return subprocess.run([sys.executable, CHECK, "--programs", pathlib.Path(BINARY).resolve().parent, "--device", "cpu", "--tiny", *map(str, args)],
                           env=ENV, capture_output=True, text=True, timeout=300, **kwargs)
 
 
