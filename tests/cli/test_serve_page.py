@@ -332,6 +332,25 @@ def test_dark_light_and_phone(open_page):
     phone.click("#close-settings")
 
 
+WIDE = "say ```cpp\n" + "auto x = f(" + "argument, " * 40 + "last);\n" + "int y = 0;\n" * 60 + "```\n\n| " + "column | " * 20 + "\n|" + "---|" * 20
+
+
+def test_wide_code_on_a_phone_while_it_is_written(open_page):
+    phone = open_page(width=390, height=844, phone=True, dark=True)
+    phone.click("#input")
+    phone.type(WIDE)
+    phone.press("Enter")
+    phone.wait("document.querySelector('.writing .code')?.innerText.includes('last);')")
+    assert phone.js("getComputedStyle(document.querySelector('.writing .code code'), '::after').content") != "none"  # the cursor
+    picture(phone, "phone_writing_code_dark")
+    phone.wait("!document.querySelector('.writing')")
+    assert phone.js("document.documentElement.scrollWidth") <= 390
+    assert phone.js("(n => n.scrollWidth > n.clientWidth)(document.querySelector('.answer pre'))")  # it scrolls by itself
+    assert phone.js("document.querySelector('.answer').getBoundingClientRect().right") <= 390
+    assert phone.js("(s => s.scrollHeight - s.scrollTop - s.clientHeight)(document.querySelector('#scroll'))") < 60  # followed to its end
+    picture(phone, "phone_wide_dark")
+
+
 def test_one_model_only(open_page):
     with scripted("--no-adapter") as alone:
         page = open_page(alone.url)
