@@ -48,6 +48,7 @@ struct Setting {
   AttentionOrder order;
   int64_t lse_gap;
   const char* tiles = "000";
+  const char* halves = "0";
 };
 
 void attention(benchmark::State& state, const Setting& setting, const Pack& pack, const AttentionShape& shape,
@@ -57,6 +58,7 @@ void attention(benchmark::State& state, const Setting& setting, const Pack& pack
     return;
   }
   setenv("LLMFT_ATTENTION_TILES", setting.tiles, 1);
+  setenv("LLMFT_ATTENTION_HALVES", setting.halves, 1);
   auto device = make_cuda_device(0);
   auto ops = make_cuda_ops(*device, setting.mode, setting.order);
   std::vector<Buffer> buffers;
@@ -127,6 +129,7 @@ int register_all() {
   const std::vector<Setting> settings = {
       {"f32 own", DType::f32, MatmulMode::f32, kOrdered, 0},
       {"tf32 own", DType::f32, MatmulMode::tf32, kOrdered, 0},
+      {"tf32 halves", DType::f32, MatmulMode::tf32, kOrdered, 0, "000", "1"},
       {"bf16 own", DType::bf16, MatmulMode::f32, kOrdered, 1},
       {"bf16 library", DType::bf16, MatmulMode::f32, kFast, 0},
       {"f16 own", DType::f16, MatmulMode::f32, kOrdered, 1},
@@ -152,12 +155,12 @@ int register_all() {
         }
       }
     }
-  for (int type = 0; type < 2; ++type)
+  for (size_t type = 1; type < 4; ++type)
     for (int pack = 0; pack < 3; pack += 2)
       for (const char* tiles :
            {"100", "200", "300", "400", "010", "020", "030", "040", "001", "002", "003", "004"}) {
         Direction direction = tiles[0] == '0' ? Direction::backward : Direction::forward;
-        Setting setting = settings[type == 0 ? 1 : 2];
+        Setting setting = settings[type];
         setting.tiles = tiles;
         std::string name = fmt::format("attention/{}/{}/{}/tiles {}",
                                        direction == Direction::forward ? "forward" : "backward",

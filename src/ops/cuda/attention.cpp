@@ -40,6 +40,12 @@ bool tensor_cores_wanted() {
   return wanted == nullptr || std::string_view(wanted) != "plain";
 }
 
+// LLMFT_ATTENTION_HALVES=1: f32 backward by products of scaled halves, an experiment.
+bool halves_wanted() {
+  const char* wanted = std::getenv("LLMFT_ATTENTION_HALVES");
+  return wanted != nullptr && std::string_view(wanted) == "1";
+}
+
 class GpuAttention final : public AttentionEngine {
  public:
   GpuAttention(CudaDevice& device, MatmulMode mode, AttentionOrder order)
@@ -73,11 +79,22 @@ class GpuAttention final : public AttentionEngine {
       delta_ = Buffer();
       delta_ = Buffer(device_, bytes, MemoryPart::workspace);
     }
-    auto* kernel = on_tensor_cores(shape, {q, k, v, out, dout, dq, dk, dv}) ? cuda::tensor_attention_backward
-                                                                            : cuda::attention_backward;
-    kernel(device_.stream(), sizes_of(a), matrix_of(q), matrix_of(k), matrix_of(v), matrix_of(out),
-           matrix_of(lse), matrix_of(dout), matrix_of(dq), matrix_of(dk), matrix_of(dv),
-           static_cast<float*>(delta_.data()));
+    auto* data = static_cast<float*>(delta_.data());
+    if (on_tensor_cores(shape, {q, k, v, out, dout, dq, dk, dv})) {
+      bool halves = q.dtype == DType::f32 && halves_wanted();
+      bytes = halves ? cuda::half_attention_scratch(sizes_of(a)) : 0;
+      if (halves_.bytes() < bytes) {
+        halves_ = Buffer();
+        halves_ = Buffer(device_, bytes, MemoryPart::workspace);
+      }
+      cuda::tensor_attention_backward(device_.stream(), sizes_of(a), matrix_of(q), matrix_of(k), matrix_of(v),
+                                      matrix_of(out), matrix_of(lse), matrix_of(dout), matrix_of(dq),
+                                      matrix_of(dk), matrix_of(dv), data, halves ? halves_.data() : nullptr);
+    } else {
+      cuda::attention_backward(device_.stream(), sizes_of(a), matrix_of(q), matrix_of(k), matrix_of(v),
+                               matrix_of(out), matrix_of(lse), matrix_of(dout), matrix_of(dq), matrix_of(dk),
+                               matrix_of(dv), data);
+    }
     for (const Tensor& x : {dq, dk})
       if (rotation.table)
         cuda::rope(device_.stream(), matrix_of(x), matrix_of(x), rotation.positions.data,
@@ -99,6 +116,7 @@ class GpuAttention final : public AttentionEngine {
   AttentionOrder order_;
   CudnnAttention cudnn_;
   Buffer delta_;
+  Buffer halves_;
 };
 
 }  // namespace

@@ -31,10 +31,12 @@ void attention_backward(cudaStream_t stream, const AttentionSizes& sizes, const 
 bool tensor_attention_takes(int head_dim, const Matrix& x);
 void tensor_attention(cudaStream_t stream, const AttentionSizes& sizes, const Matrix& q, const Matrix& k,
                       const Matrix& v, const Matrix& out, const Matrix& lse);
+// halves_scratch: half_attention_scratch bytes for f32 tensors' products in scaled halves, or none.
+size_t half_attention_scratch(const AttentionSizes& sizes);
 void tensor_attention_backward(cudaStream_t stream, const AttentionSizes& sizes, const Matrix& q,
                                const Matrix& k, const Matrix& v, const Matrix& out, const Matrix& lse,
                                const Matrix& dout, const Matrix& dq, const Matrix& dk, const Matrix& dv,
-                               float* delta);
+                               float* delta, void* halves_scratch);
 
 // lengths[slot] of each document, and offsets[i * pitch + slot] = its first token * strides[i], slots + 1 of
 // them.

@@ -301,9 +301,9 @@ __device__ void product_nn(const float (&p)[Ms][N / 8][4], uint32_t b, float (&s
 
 // Rows first .. of a warp's product_nn sums, times the rows' factors (rows g and g + 8 of every 16), to a
 // head's rows begin + first ..; rows from `rows` on are left out.
-template <class S, int D, int Ms>
+template <class S, int D, int Ms, class T = S>
 __device__ void write_sums(const float (&sums)[Ms][D / 8][4], const float (&factors)[Ms][2],
-                           const Heads<S>& x, int head, int begin, int first, int rows) {
+                           const Heads<T>& x, int head, int begin, int first, int rows) {
   int lane = static_cast<int>(threadIdx.x) % kWarp, g = lane / 4, t = lane % 4;
 #pragma unroll
   for (int m = 0; m < Ms; ++m)
@@ -312,7 +312,7 @@ __device__ void write_sums(const float (&sums)[Ms][D / 8][4], const float (&fact
       int row = first + 16 * m + 8 * half + g;
       if (row >= rows) continue;
       float f = factors[m][half];
-      S* to = x.data + int64_t{begin + row} * x.ld + int64_t{head} * D;
+      T* to = x.data + int64_t{begin + row} * x.ld + int64_t{head} * D;
       if constexpr (kIsF32<S>) {
 #pragma unroll
         for (int c = 0; c < D / 32; ++c)
@@ -326,8 +326,12 @@ __device__ void write_sums(const float (&sums)[Ms][D / 8][4], const float (&fact
       } else {
 #pragma unroll
         for (int c = 0; c < D / 8; ++c)
-          *reinterpret_cast<uint32_t*>(to + 8 * c + 2 * t) =
-              two_words<S>(sums[m][c][2 * half] * f, sums[m][c][2 * half + 1] * f);
+          if constexpr (kIsF32<T>)
+            *reinterpret_cast<float2*>(to + 8 * c + 2 * t) =
+                make_float2(sums[m][c][2 * half] * f, sums[m][c][2 * half + 1] * f);
+          else
+            *reinterpret_cast<uint32_t*>(to + 8 * c + 2 * t) =
+                two_words<S>(sums[m][c][2 * half] * f, sums[m][c][2 * half + 1] * f);
       }
     }
 }

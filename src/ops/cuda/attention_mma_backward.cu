@@ -28,6 +28,100 @@ __global__ void __launch_bounds__(256)
   if (inside && column == 0) delta[item] = sum;
 }
 
+// f32 as halves (see half_attention_backward): Q and K times kScoreScale, V times kValueScale, rows of dO
+// times 2^-exponent so that their largest entry is in [1/4, 1/2).
+constexpr float kScoreScale = 8, kValueScale = 32;
+constexpr float kMostScore = 8000, kMostValue = 15, kLeastScore = 0x1p-12f, kLeastValue = 0x1p-7f;
+struct Halves {
+  const float* exponents = nullptr;  // of dO's rows [tokens, heads], whole numbers
+  const uint32_t* largest = nullptr;  // bits of the largest |Q|, |K|, |V| and a mark of dO beyond halves
+};
+// Of the f32 and the half kernels one runs: a choice made on the device. NaN are more than any limit.
+template <class S, class T>
+__device__ bool not_asked(const Halves& halves) {
+  if constexpr (!kIsF32<T>) return false;
+  if (halves.largest == nullptr) return false;
+  auto fits = [&](int i, float least, float most) {
+    uint32_t bits = halves.largest[i];
+    return bits >= __float_as_uint(least) && bits <= __float_as_uint(most);
+  };
+  bool halves_fit = fits(0, kLeastScore, kMostScore) && fits(1, kLeastScore, kMostScore) &&
+                    fits(2, kLeastValue, kMostValue) && halves.largest[3] == 0;
+  return halves_fit == kIsF32<S>;
+}
+// 2^x for a whole x in the range of normal floats
+__device__ inline float exp2_whole(float x) {
+  return __uint_as_float(static_cast<uint32_t>(static_cast<int>(x) + 127) << 23);
+}
+
+template <int D>
+__global__ void __launch_bounds__(256)
+    halves_kernel(AttentionSizes sizes, Heads<float> q, Heads<float> k, Heads<float> v, Heads<float> out,
+                  Heads<float> dout, const float* __restrict__ lse, int64_t lse_ld, Heads<__half> q_to,
+                  Heads<__half> k_to, Heads<__half> v_to, Heads<__half> dout_to, float* __restrict__ exact_delta,
+                  float* __restrict__ delta, float* __restrict__ shift, float* __restrict__ exponents,
+                  uint32_t* __restrict__ largest) {
+  // a lane has 8 columns; items: heads of Q with those of O and dO, then heads of K, then of V
+  constexpr int lanes = D / 8;
+  int64_t item = (int64_t{blockIdx.x} * 256 + threadIdx.x) / lanes;
+  int column = static_cast<int>(threadIdx.x) % lanes * 8;
+  int per_token = sizes.heads + 2 * sizes.kv_heads;
+  bool inside = item < sizes.tokens * per_token;
+  int64_t token = inside ? item / per_token : 0;
+  int head = inside ? static_cast<int>(item % per_token) : 0;
+  auto most = [](const float(&x)[8]) {
+    uint32_t bits = 0;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) bits = max(bits, __float_as_uint(x[i]) & 0x7fffffffu);
+    return bits;
+  };
+  int which = head < sizes.heads ? 0 : head < sizes.heads + sizes.kv_heads ? 1 : 2;
+  const Heads<float>& from = which == 0 ? q : which == 1 ? k : v;
+  const Heads<__half>& to = which == 0 ? q_to : which == 1 ? k_to : v_to;
+  int own = which == 0 ? head : head - sizes.heads - (which - 1) * sizes.kv_heads;
+  float x[8];
+  load_floats<float, 8>(from.data + token * from.ld + own * D + column, x);
+  uint32_t bits = most(x);
+  float by = which == 2 ? kValueScale : kScoreScale;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) x[i] *= by;
+  if (inside) store_floats<__half, 8>(to.data + token * to.ld + own * D + column, x);
+#pragma unroll
+  for (int i = 0; i < 3; ++i) {
+    uint32_t of_warp = __reduce_max_sync(kAllLanes, which == i ? bits : 0u);
+    if (threadIdx.x % kWarp == 0 && of_warp > __ldcg(largest + i)) atomicMax(largest + i, of_warp);
+  }
+
+  float y[8] = {}, z[8] = {}, sum = 0;
+  if (inside && which == 0) {
+    load_floats<float, 8>(out.data + token * out.ld + head * D + column, y);
+    load_floats<float, 8>(dout.data + token * dout.ld + head * D + column, z);
+  }
+  uint32_t top = most(z);
+#pragma unroll
+  for (int i = 0; i < 8; ++i) sum = fmaf(y[i], z[i], sum);
+#pragma unroll
+  for (int step = lanes / 2; step > 0; step /= 2) {
+    top = max(top, __shfl_xor_sync(kAllLanes, top, step));
+    sum += __shfl_xor_sync(kAllLanes, sum, step);
+  }
+  if (!inside || which != 0) return;
+  int exponent = max(static_cast<int>(top >> 23), 1);
+  if (exponent > 240) atomicMax(largest + 3, 1u), exponent = 240;
+  float down = __uint_as_float(static_cast<uint32_t>(252 - exponent) << 23);
+#pragma unroll
+  for (int i = 0; i < 8; ++i) z[i] *= down;
+  store_floats<__half, 8>(dout_to.data + token * dout_to.ld + head * D + column, z);
+  if (column == 0) {
+    int64_t at = token * sizes.heads + head;
+    auto e = static_cast<float>(exponent - 125);
+    exact_delta[at] = sum;
+    delta[at] = sum * down * kValueScale;
+    exponents[at] = e;
+    shift[at] = lse[token * lse_ld + head] * kLog2e - e;
+  }
+}
+
 template <class S, int D, class Choice>
 struct BackwardTiles {
   static constexpr int kOwned = kWarps * 16 * Choice::Ms;
@@ -38,10 +132,13 @@ struct BackwardTiles {
   static constexpr int kKeyBytes = kBytes + 4 * kTermBytes;
 };
 
-template <class S, int D, class Choice>
+template <class S, class T, int D, class Choice>
 __global__ void __launch_bounds__(kThreads, Choice::kBlocks)
-    dq_kernel(AttentionSizes sizes, Heads<S> q, Heads<S> k, Heads<S> v, Heads<S> dout, Heads<S> dq,
-              const float* __restrict__ lse, int64_t lse_ld, const float* __restrict__ delta) {
+    dq_kernel(AttentionSizes sizes, Heads<S> q, Heads<S> k, Heads<S> v, Heads<S> dout, Heads<T> dq,
+              const float* __restrict__ lse, int64_t lse_ld, const float* __restrict__ delta,
+              Halves halves) {
+  constexpr bool kScaled = !std::is_same_v<S, T>;
+  if (not_asked<S, T>(halves)) return;
   using Tiles = BackwardTiles<S, D, Choice>;
   constexpr int Ms = Choice::Ms, N = Choice::N;
   extern __shared__ float4 shared[];
@@ -66,7 +163,8 @@ __global__ void __launch_bounds__(kThreads, Choice::kBlocks)
   copy_tile<S, D, Tiles::kOwned>(douts, dout, head, place.first + begin, rows);
   copy_keys(0);
 
-  float factor = sizes.scale * kLog2e, shift[Ms][2], deltas[Ms][2], sums[Ms][D / 8][4] = {};
+  float factor = sizes.scale * kLog2e * (kScaled ? 1 / (kScoreScale * kScoreScale) : 1.0f);
+  float shift[Ms][2], deltas[Ms][2], sums[Ms][D / 8][4] = {};
 #pragma unroll
   for (int m = 0; m < Ms; ++m)
 #pragma unroll
@@ -111,16 +209,28 @@ __global__ void __launch_bounds__(kThreads, Choice::kBlocks)
   }
   float factors[Ms][2];
 #pragma unroll
-  for (int m = 0; m < Ms; ++m) factors[m][0] = factors[m][1] = sizes.scale;
+  for (int m = 0; m < Ms; ++m)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      factors[m][half] = sizes.scale;
+      int row = warp_first + 16 * m + 8 * half + g;
+      if constexpr (kScaled)
+        if (row < rows)
+          factors[m][half] *= exp2_whole(halves.exponents[int64_t{place.first + begin + row} * sizes.heads + head]) /
+                              (kScoreScale * kValueScale);
+    }
   write_sums<S, D, Ms>(sums, factors, dq, head, place.first + begin, warp_first, rows);
 }
 
 // Products are transposed: rows are keys, columns are queries. Queries beyond the document are zeros, as are
 // their dO, lse and delta, and so is what they add.
-template <class S, int D, class Choice>
+template <class S, class T, int D, class Choice>
 __global__ void __launch_bounds__(kThreads, Choice::kBlocks)
-    dkv_kernel(AttentionSizes sizes, Heads<S> q, Heads<S> k, Heads<S> v, Heads<S> dout, Heads<S> dk,
-               Heads<S> dv, const float* __restrict__ lse, int64_t lse_ld, const float* __restrict__ delta) {
+    dkv_kernel(AttentionSizes sizes, Heads<S> q, Heads<S> k, Heads<S> v, Heads<S> dout, Heads<T> dk,
+               Heads<T> dv, const float* __restrict__ lse, int64_t lse_ld, const float* __restrict__ delta,
+               Halves halves) {
+  constexpr bool kScaled = !std::is_same_v<S, T>;
+  if (not_asked<S, T>(halves)) return;
   using Tiles = BackwardTiles<S, D, Choice>;
   constexpr int Ms = Choice::Ms, N = Choice::N;
   extern __shared__ float4 shared[];
@@ -157,7 +267,21 @@ __global__ void __launch_bounds__(kThreads, Choice::kBlocks)
   copy_tile<S, D, Tiles::kOwned>(values, v, kv_head, place.first + begin, rows);
   copy_queries(0);
 
-  float factor = sizes.scale * kLog2e;
+  float factor = sizes.scale * kLog2e * (kScaled ? 1 / (kScoreScale * kScoreScale) : 1.0f);
+  // the largest exponent of the block's rows of dO: P has 2^(a row's - this one) with it
+  float top = -1000;
+  if constexpr (kScaled) {
+    __shared__ float tops[kWarps];
+    for (int i = static_cast<int>(threadIdx.x); i < (place.length - begin) * group; i += kThreads)
+      top = fmaxf(top, halves.exponents[int64_t{place.first + begin + i / group} * sizes.heads +
+                                        kv_head * group + i % group]);
+#pragma unroll
+    for (int step = kWarp / 2; step > 0; step /= 2) top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, step));
+    if (lane == 0) tops[threadIdx.x / kWarp] = top;
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < kWarps; ++i) top = fmaxf(top, tops[i]);
+  }
   float dk_sums[Ms][D / 8][4] = {}, dv_sums[Ms][D / 8][4] = {};
   for (int step = 0; step < steps; ++step) {
     copies_end();
@@ -175,18 +299,21 @@ __global__ void __launch_bounds__(kThreads, Choice::kBlocks)
     uint32_t step_douts = douts + stage * Tiles::kStepBytes;
     uint32_t terms = stage * Tiles::kTermBytes + 2 * t * static_cast<int>(sizeof(float));
     bool whole = first_query >= first_key + 16 * Ms - 1;
+    if constexpr (kScaled) whole = whole && first_query + N <= place.length;
 
     float p[Ms][N / 8][4] = {}, ds[Ms][N / 8][4] = {};
     product_nt<S, D, Ms, N, Choice::kHow>(keys, warp_first, step_queries, p);
 #pragma unroll
     for (int n = 0; n < N / 8; ++n) {
       float2 pair = read_pair(lses + terms + 8 * n * static_cast<int>(sizeof(float)));
-      const float shift[2] = {pair.x * kLog2e, pair.y * kLog2e};
+      // of halves it is ready but for the common exponent
+      const float shift[2] = {kScaled ? pair.x + top : pair.x * kLog2e, kScaled ? pair.y + top : pair.y * kLog2e};
 #pragma unroll
       for (int m = 0; m < Ms; ++m)
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
           bool seen = whole || first_key + 16 * m + 8 * (e / 2) + g <= first_query + 8 * n + 2 * t + e % 2;
+          if constexpr (kScaled) seen = seen && (whole || first_query + 8 * n + 2 * t + e % 2 < place.length);
           p[m][n][e] = seen ? exp2_fast(fmaf(p[m][n][e], factor, -shift[e % 2])) : 0.0f;
         }
     }
@@ -202,22 +329,98 @@ __global__ void __launch_bounds__(kThreads, Choice::kBlocks)
     }
     product_nn<S, D, Ms, N, Choice::kHow, Values::any>(ds, step_queries, dk_sums);
   }
-  float factors[Ms][2];
+  float back = kScaled ? exp2_whole(top) : 1.0f, factors[Ms][2];
 #pragma unroll
-  for (int m = 0; m < Ms; ++m) factors[m][0] = factors[m][1] = sizes.scale;
+  for (int m = 0; m < Ms; ++m)
+    factors[m][0] = factors[m][1] =
+        kScaled ? sizes.scale / (kScoreScale * kValueScale) * back : sizes.scale;
   write_sums<S, D, Ms>(dk_sums, factors, dk, kv_head, place.first + begin, warp_first, rows);
 #pragma unroll
-  for (int m = 0; m < Ms; ++m) factors[m][0] = factors[m][1] = 1.0f;
+  for (int m = 0; m < Ms; ++m) factors[m][0] = factors[m][1] = back;
   write_sums<S, D, Ms>(dv_sums, factors, dv, kv_head, place.first + begin, warp_first, rows);
+}
+
+// What lies where in the scratch: halves of Q, dO, K, V, then floats.
+struct HalvesPlan {
+  int64_t q, kv, terms;
+  explicit HalvesPlan(const AttentionSizes& s)
+      : q(s.tokens * s.heads * s.head_dim), kv(s.tokens * s.kv_heads * s.head_dim), terms(s.tokens * s.heads) {}
+  size_t bytes() const { return 64 + static_cast<size_t>(2 * (2 * q + 2 * kv) + 4 * 3 * terms); }
+};
+
+// The whole backward in halves, unless the device finds them not to do; then it leaves the rest to kernels
+// that are given what it returns.
+template <int D>
+Halves half_backward(cudaStream_t stream, const AttentionSizes& sizes, const Heads<float>& q,
+                     const Heads<float>& k, const Heads<float>& v, const Heads<float>& out,
+                     const Heads<float>& dout, const Heads<float>& dq, const Heads<float>& dk,
+                     const Heads<float>& dv, const float* lse, int64_t lse_ld, float* exact_delta,
+                     void* scratch) {
+  HalvesPlan plan(sizes);
+  auto* largest = static_cast<uint32_t*>(scratch);
+  auto* first = reinterpret_cast<__half*>(static_cast<char*>(scratch) + 64);
+  int64_t q_ld = int64_t{sizes.heads} * D, kv_ld = int64_t{sizes.kv_heads} * D;
+  Heads<__half> hq{first, q_ld, true}, hdout{first + plan.q, q_ld, true};
+  Heads<__half> hk{first + 2 * plan.q, kv_ld, true}, hv{first + 2 * plan.q + plan.kv, kv_ld, true};
+  auto* delta = reinterpret_cast<float*>(first + 2 * (plan.q + plan.kv));
+  float *shift = delta + plan.terms, *exponents = shift + plan.terms;
+  cudaMemsetAsync(largest, 0, 4 * sizeof(uint32_t), stream);
+  constexpr int64_t per_block = 256 / (D / 8);
+  int64_t items = sizes.tokens * (sizes.heads + 2 * sizes.kv_heads);
+  halves_kernel<D><<<static_cast<unsigned>((items + per_block - 1) / per_block), 256, 0, stream>>>(
+      sizes, q, k, v, out, dout, lse, lse_ld, hq, hk, hv, hdout, exact_delta, delta, shift, exponents, largest);
+  Halves halves{exponents, largest};
+  auto launch_keys = [&](auto choice) {
+    using Choice = decltype(choice);
+    using Tiles = BackwardTiles<__half, D, Choice>;
+    launch(dkv_kernel<__half, float, D, Choice>, stream, most_work<Tiles::kOwned>(sizes) * sizes.kv_heads,
+           Tiles::kKeyBytes, sizes, hq, hk, hv, hdout, dk, dv, static_cast<const float*>(shift),
+           int64_t{sizes.heads}, static_cast<const float*>(delta), halves);
+  };
+  auto launch_queries = [&](auto choice) {
+    using Choice = decltype(choice);
+    using Tiles = BackwardTiles<__half, D, Choice>;
+    launch(dq_kernel<__half, float, D, Choice>, stream, most_work<Tiles::kOwned>(sizes) * sizes.heads,
+           Tiles::kBytes, sizes, hq, hk, hv, hdout, dq, lse, lse_ld, static_cast<const float*>(delta), halves);
+  };
+  if constexpr (D == 128) {
+    launch_keys(TileChoice<1, 32, 2>{});
+    launch_queries(TileChoice<1, 32, 2>{});
+  } else {
+    int wanted = tiles_wanted(2);
+    if (wanted == 1)
+      launch_keys(TileChoice<2, 16, 2>{});
+    else if (wanted == 2)
+      launch_keys(TileChoice<1, 64, 2>{});
+    else if (wanted == 3)
+      launch_keys(TileChoice<1, 32, 3>{});
+    else
+      launch_keys(TileChoice<2, 32, 2>{});
+    wanted = tiles_wanted(1);
+    if (wanted == 1)
+      launch_queries(TileChoice<2, 64, 2>{});
+    else if (wanted == 2)
+      launch_queries(TileChoice<1, 64, 3>{});
+    else if (wanted == 3)
+      launch_queries(TileChoice<1, 64, 4>{});
+    else
+      launch_queries(TileChoice<2, 32, 2>{});
+  }
+  return halves;
 }
 
 }  // namespace
 }  // namespace mma
 
+size_t half_attention_scratch(const AttentionSizes& sizes) {
+  return mma::HalvesPlan(sizes).bytes();
+}
+
 void tensor_attention_backward(cudaStream_t stream, const AttentionSizes& sizes, const Matrix& q,
                                const Matrix& k, const Matrix& v, const Matrix& out, const Matrix& lse,
                                const Matrix& dout, const Matrix& dq, const Matrix& dk, const Matrix& dv,
-                               float* delta) {
+                               float* delta, void* halves_scratch) {
+  mma::Halves halves;
   if (sizes.tokens == 0) return;
   with_type(q.type, [&](auto type) {
     using S = typename decltype(type)::type;
@@ -225,23 +428,30 @@ void tensor_attention_backward(cudaStream_t stream, const AttentionSizes& sizes,
     mma::with_mma_head_dim(sizes.head_dim, [&](auto d) {
       constexpr int D = d();
       auto heads = [&](const Matrix& x) { return heads_of<S>(x, D); };
-      constexpr int64_t per_block = 256 / (D * static_cast<int>(sizeof(S)) / 16);
-      int64_t blocks = (sizes.tokens * sizes.heads + per_block - 1) / per_block;
-      mma::delta_kernel<S, D>
-          <<<static_cast<unsigned>(blocks), 256, 0, stream>>>(sizes, heads(out), heads(dout), delta);
+      if constexpr (std::is_same_v<S, float>)
+        if (halves_scratch != nullptr)
+          halves = mma::half_backward<D>(stream, sizes, heads(q), heads(k), heads(v), heads(out), heads(dout),
+                                         heads(dq), heads(dk), heads(dv), lse_data, lse.ld, delta,
+                                         halves_scratch);
+      if (halves.largest == nullptr) {
+        constexpr int64_t per_block = 256 / (D * static_cast<int>(sizeof(S)) / 16);
+        int64_t blocks = (sizes.tokens * sizes.heads + per_block - 1) / per_block;
+        mma::delta_kernel<S, D>
+            <<<static_cast<unsigned>(blocks), 256, 0, stream>>>(sizes, heads(out), heads(dout), delta);
+      }
       auto launch_keys = [&](auto choice) {
         using Choice = decltype(choice);
         using Tiles = mma::BackwardTiles<S, D, Choice>;
-        mma::launch(mma::dkv_kernel<S, D, Choice>, stream, most_work<Tiles::kOwned>(sizes) * sizes.kv_heads,
+        mma::launch(mma::dkv_kernel<S, S, D, Choice>, stream, most_work<Tiles::kOwned>(sizes) * sizes.kv_heads,
                     Tiles::kKeyBytes, sizes, heads(q), heads(k), heads(v), heads(dout), heads(dk), heads(dv),
-                    lse_data, lse.ld, delta);
+                    lse_data, lse.ld, delta, halves);
       };
       auto launch_queries = [&](auto choice) {
         using Choice = decltype(choice);
         using Tiles = mma::BackwardTiles<S, D, Choice>;
-        mma::launch(mma::dq_kernel<S, D, Choice>, stream, most_work<Tiles::kOwned>(sizes) * sizes.heads,
+        mma::launch(mma::dq_kernel<S, S, D, Choice>, stream, most_work<Tiles::kOwned>(sizes) * sizes.heads,
                     Tiles::kBytes, sizes, heads(q), heads(k), heads(v), heads(dout), heads(dq), lse_data,
-                    lse.ld, delta);
+                    lse.ld, delta, halves);
       };
       if constexpr (D == 128) {
         constexpr int blocks_each = mma::kIsF32<S> ? 1 : 2;
