@@ -130,6 +130,7 @@ int register_all() {
       {"f32 own", DType::f32, MatmulMode::f32, kOrdered, 0},
       {"tf32 own", DType::f32, MatmulMode::tf32, kOrdered, 0},
       {"tf32 halves", DType::f32, MatmulMode::tf32, kOrdered, 0, "000", "1"},
+      {"tf32 groups", DType::f32, MatmulMode::tf32, kOrdered, 0, "000", "2"},
       {"bf16 own", DType::bf16, MatmulMode::f32, kOrdered, 1},
       {"bf16 library", DType::bf16, MatmulMode::f32, kFast, 0},
       {"f16 own", DType::f16, MatmulMode::f32, kOrdered, 1},
@@ -155,7 +156,7 @@ int register_all() {
         }
       }
     }
-  for (size_t type = 1; type < 4; ++type)
+  for (size_t type = 1; type < 5; ++type)
     for (int pack = 0; pack < 3; pack += 2)
       for (const char* tiles :
            {"100", "200", "300", "400", "010", "020", "030", "040", "001", "002", "003", "004"}) {

@@ -43,7 +43,7 @@ bool tensor_cores_wanted() {
 // LLMFT_ATTENTION_HALVES=1: f32 backward by products of scaled halves, an experiment.
 bool halves_wanted() {
   const char* wanted = std::getenv("LLMFT_ATTENTION_HALVES");
-  return wanted != nullptr && std::string_view(wanted) == "1";
+  return wanted != nullptr && (std::string_view(wanted) == "1" || std::string_view(wanted) == "2");
 }
 
 class GpuAttention final : public AttentionEngine {

@@ -3,7 +3,7 @@
 // twice, and nothing is added to from two sides, so every sum has one order and results repeat bit for bit.
 #include <cmath>
 
-#include "attention_mma.cuh"
+#include "attention_halves.cuh"
 
 namespace llmft::cuda {
 namespace mma {
@@ -28,32 +28,8 @@ __global__ void __launch_bounds__(256)
   if (inside && column == 0) delta[item] = sum;
 }
 
-// f32 as halves (see half_attention_backward): Q and K times kScoreScale, V times kValueScale, rows of dO
+// f32 as halves: Q and K times kScoreScale, V times kValueScale, rows of dO
 // times 2^-exponent so that their largest entry is in [1/4, 1/2).
-constexpr float kScoreScale = 8, kValueScale = 32;
-constexpr float kMostScore = 8000, kMostValue = 15, kLeastScore = 0x1p-12f, kLeastValue = 0x1p-7f;
-struct Halves {
-  const float* exponents = nullptr;  // of dO's rows [tokens, heads], whole numbers
-  const uint32_t* largest = nullptr;  // bits of the largest |Q|, |K|, |V| and a mark of dO beyond halves
-};
-// Of the f32 and the half kernels one runs: a choice made on the device. NaN are more than any limit.
-template <class S, class T>
-__device__ bool not_asked(const Halves& halves) {
-  if constexpr (!kIsF32<T>) return false;
-  if (halves.largest == nullptr) return false;
-  auto fits = [&](int i, float least, float most) {
-    uint32_t bits = halves.largest[i];
-    return bits >= __float_as_uint(least) && bits <= __float_as_uint(most);
-  };
-  bool halves_fit = fits(0, kLeastScore, kMostScore) && fits(1, kLeastScore, kMostScore) &&
-                    fits(2, kLeastValue, kMostValue) && halves.largest[3] == 0;
-  return halves_fit == kIsF32<S>;
-}
-// 2^x for a whole x in the range of normal floats
-__device__ inline float exp2_whole(float x) {
-  return __uint_as_float(static_cast<uint32_t>(static_cast<int>(x) + 127) << 23);
-}
-
 template <int D>
 __global__ void __launch_bounds__(256)
     halves_kernel(AttentionSizes sizes, Heads<float> q, Heads<float> k, Heads<float> v, Heads<float> out,
@@ -76,16 +52,18 @@ __global__ void __launch_bounds__(256)
     return bits;
   };
   int which = head < sizes.heads ? 0 : head < sizes.heads + sizes.kv_heads ? 1 : 2;
-  const Heads<float>& from = which == 0 ? q : which == 1 ? k : v;
-  const Heads<__half>& to = which == 0 ? q_to : which == 1 ? k_to : v_to;
+  const float* from = which == 0 ? q.data : which == 1 ? k.data : v.data;
+  __half* to = which == 0 ? q_to.data : which == 1 ? k_to.data : v_to.data;
+  int64_t from_ld = which == 0 ? q.ld : which == 1 ? k.ld : v.ld;
+  int64_t to_ld = which == 0 ? q_to.ld : which == 1 ? k_to.ld : v_to.ld;
   int own = which == 0 ? head : head - sizes.heads - (which - 1) * sizes.kv_heads;
   float x[8];
-  load_floats<float, 8>(from.data + token * from.ld + own * D + column, x);
+  load_floats<float, 8>(from + token * from_ld + own * D + column, x);
   uint32_t bits = most(x);
   float by = which == 2 ? kValueScale : kScoreScale;
 #pragma unroll
   for (int i = 0; i < 8; ++i) x[i] *= by;
-  if (inside) store_floats<__half, 8>(to.data + token * to.ld + own * D + column, x);
+  if (inside) store_floats<__half, 8>(to + token * to_ld + own * D + column, x);
 #pragma unroll
   for (int i = 0; i < 3; ++i) {
     uint32_t of_warp = __reduce_max_sync(kAllLanes, which == i ? bits : 0u);
@@ -386,6 +364,9 @@ Halves half_backward(cudaStream_t stream, const AttentionSizes& sizes, const Hea
   if constexpr (D == 128) {
     launch_keys(TileChoice<1, 32, 2>{});
     launch_queries(TileChoice<1, 32, 2>{});
+  } else if (const char* how = std::getenv("LLMFT_ATTENTION_HALVES"); how != nullptr && how[0] == '2') {
+    hopper_backward(stream, sizes, hq, hk, hv, hdout, dq, dk, dv, lse, lse_ld, shift, delta, halves,
+                    tiles_wanted(2), tiles_wanted(1));
   } else {
     int wanted = tiles_wanted(2);
     if (wanted == 1)

@@ -1,0 +1,39 @@
+// f32 tensors of attention backward as scaled halves.
+#pragma once
+
+#include "attention_mma.cuh"
+
+namespace llmft::cuda::mma {
+
+constexpr float kScoreScale = 8, kValueScale = 32;
+constexpr float kMostScore = 8000, kMostValue = 15, kLeastScore = 0x1p-12f, kLeastValue = 0x1p-7f;
+struct Halves {
+  const float* exponents = nullptr;  // of dO's rows [tokens, heads], whole numbers
+  const uint32_t* largest = nullptr;  // bits of the largest |Q|, |K|, |V| and a mark of dO beyond halves
+};
+// Of the f32 and the half kernels one runs: a choice made on the device. NaN are more than any limit.
+template <class S, class T>
+__device__ bool not_asked(const Halves& halves) {
+  if constexpr (!kIsF32<T>) return false;
+  if (halves.largest == nullptr) return false;
+  auto fits = [&](int i, float least, float most) {
+    uint32_t bits = halves.largest[i];
+    return bits >= __float_as_uint(least) && bits <= __float_as_uint(most);
+  };
+  bool halves_fit = fits(0, kLeastScore, kMostScore) && fits(1, kLeastScore, kMostScore) &&
+                    fits(2, kLeastValue, kMostValue) && halves.largest[3] == 0;
+  return halves_fit == kIsF32<S>;
+}
+// 2^x for a whole x in the range of normal floats
+__device__ inline float exp2_whole(float x) {
+  return __uint_as_float(static_cast<uint32_t>(static_cast<int>(x) + 127) << 23);
+}
+
+// The two kernels by matrix products of warp groups, heads of 64. choice: of blocks a multiprocessor.
+void hopper_backward(cudaStream_t stream, const AttentionSizes& sizes, const Heads<__half>& q,
+                     const Heads<__half>& k, const Heads<__half>& v, const Heads<__half>& dout,
+                     const Heads<float>& dq, const Heads<float>& dk, const Heads<float>& dv, const float* lse,
+                     int64_t lse_ld, const float* shift, const float* delta, const Halves& halves,
+                     int keys_choice, int queries_choice);
+
+}  // namespace llmft::cuda::mma
