@@ -1,4 +1,13 @@
-// f32 tensors of attention backward as scaled halves.
+// f32 tensors of attention backward as scaled halves, which have tf32's 10 bits of mantissa and whose
+// products are twice as fast. All factors are powers of two, so a half is off by 2^-12 of a value's size on
+// average and 2^-11 at most, as tf32 is, where it is normal; below it is off by at most 2^-25 of its unit:
+//   Q, K (times 8, taken where the largest is in [2^-12, 8000]): 2^-28, at most 2^-16 of the largest;
+//   V (times 32, largest in [2^-7, 15]): 2^-30, at most 2^-23 of the largest;
+//   dO (its row's largest to [1/4, 1/2)): 2^-23 of the row's largest;
+//   P of dV, relative to the block's largest row of dO: 2^-25 of a probability 1;
+//   dS in a row's units, |dS| <= P 2 |dO'| |V'| <= 2 * D / 2 * 32 * 15 < 65504 for D up to 128.
+// Other inputs go to the tf32 kernels: which ones run is chosen on the device, from the largest of the call.
+// That choice alone depends on a document's neighbours.
 #pragma once
 
 #include "attention_mma.cuh"
@@ -8,7 +17,7 @@ namespace llmft::cuda::mma {
 constexpr float kScoreScale = 8, kValueScale = 32;
 constexpr float kMostScore = 8000, kMostValue = 15, kLeastScore = 0x1p-12f, kLeastValue = 0x1p-7f;
 struct Halves {
-  const float* exponents = nullptr;  // of dO's rows [tokens, heads], whole numbers
+  const float* exponents = nullptr;   // of dO's rows [tokens, heads], whole numbers
   const uint32_t* largest = nullptr;  // bits of the largest |Q|, |K|, |V| and a mark of dO beyond halves
 };
 // Of the f32 and the half kernels one runs: a choice made on the device. NaN are more than any limit.

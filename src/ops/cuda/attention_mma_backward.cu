@@ -34,9 +34,9 @@ template <int D>
 __global__ void __launch_bounds__(256)
     halves_kernel(AttentionSizes sizes, Heads<float> q, Heads<float> k, Heads<float> v, Heads<float> out,
                   Heads<float> dout, const float* __restrict__ lse, int64_t lse_ld, Heads<__half> q_to,
-                  Heads<__half> k_to, Heads<__half> v_to, Heads<__half> dout_to, float* __restrict__ exact_delta,
-                  float* __restrict__ delta, float* __restrict__ shift, float* __restrict__ exponents,
-                  uint32_t* __restrict__ largest) {
+                  Heads<__half> k_to, Heads<__half> v_to, Heads<__half> dout_to,
+                  float* __restrict__ exact_delta, float* __restrict__ delta, float* __restrict__ shift,
+                  float* __restrict__ exponents, uint32_t* __restrict__ largest) {
   // a lane has 8 columns; items: heads of Q with those of O and dO, then heads of K, then of V
   constexpr int lanes = D / 8;
   int64_t item = (int64_t{blockIdx.x} * 256 + threadIdx.x) / lanes;
@@ -113,8 +113,7 @@ struct BackwardTiles {
 template <class S, class T, int D, class Choice>
 __global__ void __launch_bounds__(kThreads, Choice::kBlocks)
     dq_kernel(AttentionSizes sizes, Heads<S> q, Heads<S> k, Heads<S> v, Heads<S> dout, Heads<T> dq,
-              const float* __restrict__ lse, int64_t lse_ld, const float* __restrict__ delta,
-              Halves halves) {
+              const float* __restrict__ lse, int64_t lse_ld, const float* __restrict__ delta, Halves halves) {
   constexpr bool kScaled = !std::is_same_v<S, T>;
   if (not_asked<S, T>(halves)) return;
   using Tiles = BackwardTiles<S, D, Choice>;
@@ -194,8 +193,9 @@ __global__ void __launch_bounds__(kThreads, Choice::kBlocks)
       int row = warp_first + 16 * m + 8 * half + g;
       if constexpr (kScaled)
         if (row < rows)
-          factors[m][half] *= exp2_whole(halves.exponents[int64_t{place.first + begin + row} * sizes.heads + head]) /
-                              (kScoreScale * kValueScale);
+          factors[m][half] *=
+              exp2_whole(halves.exponents[int64_t{place.first + begin + row} * sizes.heads + head]) /
+              (kScoreScale * kValueScale);
     }
   write_sums<S, D, Ms>(sums, factors, dq, head, place.first + begin, warp_first, rows);
 }
@@ -285,7 +285,8 @@ __global__ void __launch_bounds__(kThreads, Choice::kBlocks)
     for (int n = 0; n < N / 8; ++n) {
       float2 pair = read_pair(lses + terms + 8 * n * static_cast<int>(sizeof(float)));
       // of halves it is ready but for the common exponent
-      const float shift[2] = {kScaled ? pair.x + top : pair.x * kLog2e, kScaled ? pair.y + top : pair.y * kLog2e};
+      const float shift[2] = {kScaled ? pair.x + top : pair.x * kLog2e,
+                              kScaled ? pair.y + top : pair.y * kLog2e};
 #pragma unroll
       for (int m = 0; m < Ms; ++m)
 #pragma unroll
@@ -310,8 +311,7 @@ __global__ void __launch_bounds__(kThreads, Choice::kBlocks)
   float back = kScaled ? exp2_whole(top) : 1.0f, factors[Ms][2];
 #pragma unroll
   for (int m = 0; m < Ms; ++m)
-    factors[m][0] = factors[m][1] =
-        kScaled ? sizes.scale / (kScoreScale * kValueScale) * back : sizes.scale;
+    factors[m][0] = factors[m][1] = kScaled ? sizes.scale / (kScoreScale * kValueScale) * back : sizes.scale;
   write_sums<S, D, Ms>(dk_sums, factors, dk, kv_head, place.first + begin, warp_first, rows);
 #pragma unroll
   for (int m = 0; m < Ms; ++m) factors[m][0] = factors[m][1] = back;
@@ -322,7 +322,9 @@ __global__ void __launch_bounds__(kThreads, Choice::kBlocks)
 struct HalvesPlan {
   int64_t q, kv, terms;
   explicit HalvesPlan(const AttentionSizes& s)
-      : q(s.tokens * s.heads * s.head_dim), kv(s.tokens * s.kv_heads * s.head_dim), terms(s.tokens * s.heads) {}
+      : q(s.tokens * s.heads * s.head_dim),
+        kv(s.tokens * s.kv_heads * s.head_dim),
+        terms(s.tokens * s.heads) {}
   size_t bytes() const { return 64 + static_cast<size_t>(2 * (2 * q + 2 * kv) + 4 * 3 * terms); }
 };
 
@@ -346,7 +348,8 @@ Halves half_backward(cudaStream_t stream, const AttentionSizes& sizes, const Hea
   constexpr int64_t per_block = 256 / (D / 8);
   int64_t items = sizes.tokens * (sizes.heads + 2 * sizes.kv_heads);
   halves_kernel<D><<<static_cast<unsigned>((items + per_block - 1) / per_block), 256, 0, stream>>>(
-      sizes, q, k, v, out, dout, lse, lse_ld, hq, hk, hv, hdout, exact_delta, delta, shift, exponents, largest);
+      sizes, q, k, v, out, dout, lse, lse_ld, hq, hk, hv, hdout, exact_delta, delta, shift, exponents,
+      largest);
   Halves halves{exponents, largest};
   auto launch_keys = [&](auto choice) {
     using Choice = decltype(choice);
@@ -359,7 +362,8 @@ Halves half_backward(cudaStream_t stream, const AttentionSizes& sizes, const Hea
     using Choice = decltype(choice);
     using Tiles = BackwardTiles<__half, D, Choice>;
     launch(dq_kernel<__half, float, D, Choice>, stream, most_work<Tiles::kOwned>(sizes) * sizes.heads,
-           Tiles::kBytes, sizes, hq, hk, hv, hdout, dq, lse, lse_ld, static_cast<const float*>(delta), halves);
+           Tiles::kBytes, sizes, hq, hk, hv, hdout, dq, lse, lse_ld, static_cast<const float*>(delta),
+           halves);
   };
   if constexpr (D == 128) {
     launch_keys(TileChoice<1, 32, 2>{});
@@ -411,9 +415,9 @@ void tensor_attention_backward(cudaStream_t stream, const AttentionSizes& sizes,
       auto heads = [&](const Matrix& x) { return heads_of<S>(x, D); };
       if constexpr (std::is_same_v<S, float>)
         if (halves_scratch != nullptr)
-          halves = mma::half_backward<D>(stream, sizes, heads(q), heads(k), heads(v), heads(out), heads(dout),
-                                         heads(dq), heads(dk), heads(dv), lse_data, lse.ld, delta,
-                                         halves_scratch);
+          halves =
+              mma::half_backward<D>(stream, sizes, heads(q), heads(k), heads(v), heads(out), heads(dout),
+                                    heads(dq), heads(dk), heads(dv), lse_data, lse.ld, delta, halves_scratch);
       if (halves.largest == nullptr) {
         constexpr int64_t per_block = 256 / (D * static_cast<int>(sizeof(S)) / 16);
         int64_t blocks = (sizes.tokens * sizes.heads + per_block - 1) / per_block;
@@ -423,9 +427,9 @@ void tensor_attention_backward(cudaStream_t stream, const AttentionSizes& sizes,
       auto launch_keys = [&](auto choice) {
         using Choice = decltype(choice);
         using Tiles = mma::BackwardTiles<S, D, Choice>;
-        mma::launch(mma::dkv_kernel<S, S, D, Choice>, stream, most_work<Tiles::kOwned>(sizes) * sizes.kv_heads,
-                    Tiles::kKeyBytes, sizes, heads(q), heads(k), heads(v), heads(dout), heads(dk), heads(dv),
-                    lse_data, lse.ld, delta, halves);
+        mma::launch(mma::dkv_kernel<S, S, D, Choice>, stream,
+                    most_work<Tiles::kOwned>(sizes) * sizes.kv_heads, Tiles::kKeyBytes, sizes, heads(q),
+                    heads(k), heads(v), heads(dout), heads(dk), heads(dv), lse_data, lse.ld, delta, halves);
       };
       auto launch_queries = [&](auto choice) {
         using Choice = decltype(choice);

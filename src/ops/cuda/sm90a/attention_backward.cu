@@ -1,7 +1,7 @@
 // Attention backward by matrix products of a warp group, from f32 tensors as scaled halves. A block is one
 // warp group that owns 64 rows, of queries for dQ and of keys for dK and dV; formulas, order and scales are
-// those of attention_mma_backward.cu. A tile is 64 rows of 128 bytes, 16-byte chunk c of row r at c ^ (r & 7),
-// beginning on 1024 bytes, as the products want it.
+// those of attention_mma_backward.cu. A tile is 64 rows of 128 bytes, 16-byte chunk c of row r at c ^ (r &
+// 7), beginning on 1024 bytes, as the products want it.
 #include "../attention_halves.cuh"
 #include "hopper.cuh"
 
@@ -11,7 +11,13 @@ namespace {
 constexpr int kRows = 64, kDim = 64, kTileBytes = kRows * 128;
 
 __device__ inline void products_keep(float (&d)[8][4]) {
-  asm volatile("" : "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]), "+f"(d[1][0]), "+f"(d[1][1]), "+f"(d[1][2]), "+f"(d[1][3]), "+f"(d[2][0]), "+f"(d[2][1]), "+f"(d[2][2]), "+f"(d[2][3]), "+f"(d[3][0]), "+f"(d[3][1]), "+f"(d[3][2]), "+f"(d[3][3]), "+f"(d[4][0]), "+f"(d[4][1]), "+f"(d[4][2]), "+f"(d[4][3]), "+f"(d[5][0]), "+f"(d[5][1]), "+f"(d[5][2]), "+f"(d[5][3]), "+f"(d[6][0]), "+f"(d[6][1]), "+f"(d[6][2]), "+f"(d[6][3]), "+f"(d[7][0]), "+f"(d[7][1]), "+f"(d[7][2]), "+f"(d[7][3]) :: "memory");
+  asm volatile(""
+               : "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]), "+f"(d[1][0]), "+f"(d[1][1]),
+                 "+f"(d[1][2]), "+f"(d[1][3]), "+f"(d[2][0]), "+f"(d[2][1]), "+f"(d[2][2]), "+f"(d[2][3]),
+                 "+f"(d[3][0]), "+f"(d[3][1]), "+f"(d[3][2]), "+f"(d[3][3]), "+f"(d[4][0]), "+f"(d[4][1]),
+                 "+f"(d[4][2]), "+f"(d[4][3]), "+f"(d[5][0]), "+f"(d[5][1]), "+f"(d[5][2]), "+f"(d[5][3]),
+                 "+f"(d[6][0]), "+f"(d[6][1]), "+f"(d[6][2]), "+f"(d[6][3]), "+f"(d[7][0]), "+f"(d[7][1]),
+                 "+f"(d[7][2]), "+f"(d[7][3])::"memory");
 }
 // d (+)= A B^T, inner dimension contiguous in both, all 64 of it
 __device__ inline void issue_nt(float (&d)[8][4], uint32_t a, uint32_t b) {
@@ -20,8 +26,15 @@ __device__ inline void issue_nt(float (&d)[8][4], uint32_t a, uint32_t b) {
   for (int c = 0; c < 4; ++c) {
     asm volatile(
         "{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"
-        "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, %32, %33, p, 1, 1, 0, 0;\n}\n"
-        : "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]), "+f"(d[1][0]), "+f"(d[1][1]), "+f"(d[1][2]), "+f"(d[1][3]), "+f"(d[2][0]), "+f"(d[2][1]), "+f"(d[2][2]), "+f"(d[2][3]), "+f"(d[3][0]), "+f"(d[3][1]), "+f"(d[3][2]), "+f"(d[3][3]), "+f"(d[4][0]), "+f"(d[4][1]), "+f"(d[4][2]), "+f"(d[4][3]), "+f"(d[5][0]), "+f"(d[5][1]), "+f"(d[5][2]), "+f"(d[5][3]), "+f"(d[6][0]), "+f"(d[6][1]), "+f"(d[6][2]), "+f"(d[6][3]), "+f"(d[7][0]), "+f"(d[7][1]), "+f"(d[7][2]), "+f"(d[7][3])
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, "
+        "%11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, "
+        "%31}, %32, %33, p, 1, 1, 0, 0;\n}\n"
+        : "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]), "+f"(d[1][0]), "+f"(d[1][1]),
+          "+f"(d[1][2]), "+f"(d[1][3]), "+f"(d[2][0]), "+f"(d[2][1]), "+f"(d[2][2]), "+f"(d[2][3]),
+          "+f"(d[3][0]), "+f"(d[3][1]), "+f"(d[3][2]), "+f"(d[3][3]), "+f"(d[4][0]), "+f"(d[4][1]),
+          "+f"(d[4][2]), "+f"(d[4][3]), "+f"(d[5][0]), "+f"(d[5][1]), "+f"(d[5][2]), "+f"(d[5][3]),
+          "+f"(d[6][0]), "+f"(d[6][1]), "+f"(d[6][2]), "+f"(d[6][3]), "+f"(d[7][0]), "+f"(d[7][1]),
+          "+f"(d[7][2]), "+f"(d[7][3])
         : "l"(further(a_at, 32 * c)), "l"(further(b_at, 32 * c)), "r"(c)
         : "memory");
   }
@@ -32,8 +45,15 @@ __device__ inline void issue_nn(float (&d)[8][4], const uint32_t (&a)[4][4], uin
 #pragma unroll
   for (int c = 0; c < 4; ++c) {
     asm volatile(
-        "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, {%32, %33, %34, %35}, %36, 1, 1, 1, 1;\n"
-        : "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]), "+f"(d[1][0]), "+f"(d[1][1]), "+f"(d[1][2]), "+f"(d[1][3]), "+f"(d[2][0]), "+f"(d[2][1]), "+f"(d[2][2]), "+f"(d[2][3]), "+f"(d[3][0]), "+f"(d[3][1]), "+f"(d[3][2]), "+f"(d[3][3]), "+f"(d[4][0]), "+f"(d[4][1]), "+f"(d[4][2]), "+f"(d[4][3]), "+f"(d[5][0]), "+f"(d[5][1]), "+f"(d[5][2]), "+f"(d[5][3]), "+f"(d[6][0]), "+f"(d[6][1]), "+f"(d[6][2]), "+f"(d[6][3]), "+f"(d[7][0]), "+f"(d[7][1]), "+f"(d[7][2]), "+f"(d[7][3])
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, "
+        "%11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, "
+        "%31}, {%32, %33, %34, %35}, %36, 1, 1, 1, 1;\n"
+        : "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]), "+f"(d[1][0]), "+f"(d[1][1]),
+          "+f"(d[1][2]), "+f"(d[1][3]), "+f"(d[2][0]), "+f"(d[2][1]), "+f"(d[2][2]), "+f"(d[2][3]),
+          "+f"(d[3][0]), "+f"(d[3][1]), "+f"(d[3][2]), "+f"(d[3][3]), "+f"(d[4][0]), "+f"(d[4][1]),
+          "+f"(d[4][2]), "+f"(d[4][3]), "+f"(d[5][0]), "+f"(d[5][1]), "+f"(d[5][2]), "+f"(d[5][3]),
+          "+f"(d[6][0]), "+f"(d[6][1]), "+f"(d[6][2]), "+f"(d[6][3]), "+f"(d[7][0]), "+f"(d[7][1]),
+          "+f"(d[7][2]), "+f"(d[7][3])
         : "r"(a[c][0]), "r"(a[c][1]), "r"(a[c][2]), "r"(a[c][3]), "l"(further(b_at, 2048 * c))
         : "memory");
   }
@@ -70,8 +90,8 @@ __device__ inline uint32_t aligned_base(const void* shared) {
 template <int kBlocks>
 __global__ void __launch_bounds__(kThreads, kBlocks)
     dq_kernel(AttentionSizes sizes, Heads<__half> q, Heads<__half> k, Heads<__half> v, Heads<__half> dout,
-              Heads<float> dq, const float* __restrict__ lse, int64_t lse_ld,
-              const float* __restrict__ delta, Halves halves) {
+              Heads<float> dq, const float* __restrict__ lse, int64_t lse_ld, const float* __restrict__ delta,
+              Halves halves) {
   if (not_asked<__half, float>(halves)) return;
   extern __shared__ float4 shared[];
   uint32_t queries = aligned_base(shared), douts = queries + kTileBytes, steps_at = douts + kTileBytes;
@@ -224,8 +244,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
       float2 pair = read_pair(terms + 32 * n);
       pair.x += top, pair.y += top;
 #pragma unroll
-      for (int e = 0; e < 4; ++e)
-        p[n][e] = exp2_fast(fmaf(p[n][e], factor, e % 2 == 0 ? -pair.x : -pair.y));
+      for (int e = 0; e < 4; ++e) p[n][e] = exp2_fast(fmaf(p[n][e], factor, e % 2 == 0 ? -pair.x : -pair.y));
     }
     if (!whole) {
       int key = begin + warp_first + g;
@@ -275,10 +294,11 @@ void hopper_backward(cudaStream_t stream, const AttentionSizes& sizes, const Hea
   constexpr int bytes = 1024 + 6 * kTileBytes;
   int64_t tiles = most_work<kRows>(sizes);
   auto* keys_kernel = keys_choice == 1 ? dkv_kernel<2> : dkv_kernel<3>;
-  launch(keys_kernel, stream, tiles * sizes.kv_heads, bytes + 1024, sizes, q, k, v, dout, dk, dv, shift, delta,
-         halves);
+  launch(keys_kernel, stream, tiles * sizes.kv_heads, bytes + 1024, sizes, q, k, v, dout, dk, dv, shift,
+         delta, halves);
   auto* queries_kernel = queries_choice == 1 ? dq_kernel<4> : dq_kernel<3>;
-  launch(queries_kernel, stream, tiles * sizes.heads, bytes, sizes, q, k, v, dout, dq, lse, lse_ld, delta, halves);
+  launch(queries_kernel, stream, tiles * sizes.heads, bytes, sizes, q, k, v, dout, dq, lse, lse_ld, delta,
+         halves);
 }
 
 }  // namespace llmft::cuda::mma
