@@ -46,7 +46,7 @@ BatchRunner::Inputs BatchRunner::upload(std::span<const StepRow> rows, std::span
   auto n = static_cast<size_t>(padded_rows);
   size_t first = kWords * draws.size();
   staging_.assign(first + 4 * n, 0);
-  std::memcpy(staging_.data(), draws.data(), draws.size_bytes());
+  if (!draws.empty()) std::memcpy(staging_.data(), draws.data(), draws.size_bytes());
   for (size_t i = 0; i < n; ++i) {
     StepRow row = i < rows.size() ? rows[i] : StepRow{0, 0, -1, 0};
     staging_[first + i] = row.token;
