@@ -105,9 +105,10 @@ struct BackwardTiles {
   static constexpr int kOwned = kWarps * 16 * Choice::Ms;
   static constexpr int kOwnedBytes = kOwned * Layout<S, D>::kRowBytes;
   static constexpr int kStepBytes = Choice::N * Layout<S, D>::kRowBytes;
-  static constexpr int kTermBytes = Choice::N * static_cast<int>(sizeof(float));
   static constexpr int kBytes = 2 * kOwnedBytes + 4 * kStepBytes;
-  static constexpr int kKeyBytes = kBytes + 4 * kTermBytes;
+  // of the pass over keys alone
+  [[maybe_unused]] static constexpr int kTermBytes = Choice::N * static_cast<int>(sizeof(float));
+  [[maybe_unused]] static constexpr int kKeyBytes = kBytes + 4 * kTermBytes;
 };
 
 template <class S, class T, int D, class Choice>
