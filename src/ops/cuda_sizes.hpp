@@ -65,6 +65,13 @@ inline size_t attention_delta(int64_t tokens, int64_t heads) {
   return static_cast<size_t>(tokens * heads) * sizeof(float);
 }
 
+// Of the same in tf32 mode: halves of Q, dO, K and V, and three f32 a token and head.
+inline size_t attention_halves(const AttentionShape& shape, int64_t tokens) {
+  int64_t columns = 2 * (shape.heads + shape.kv_heads) * shape.head_dim;
+  return 64 + static_cast<size_t>(tokens * columns) * 2 +
+         static_cast<size_t>(3 * tokens * shape.heads) * sizeof(float);
+}
+
 // Scratch of embed_backward, norm_backward and sums, predicted (the largest piece is CUB's radix sort).
 inline size_t embed_scratch(int64_t tokens) {
   constexpr size_t kSort = size_t{256} << 10;

@@ -8,8 +8,8 @@ namespace {
 // Which ops have workspaces, and when they grow, as in ops/cuda.
 class DryOps final : public Ops {
  public:
-  DryOps(Device& device, AttentionOrder order)
-      : device_(device), order_(order), cuda_(device.kind() == DeviceKind::cuda) {
+  DryOps(Device& device, MatmulMode mode, AttentionOrder order)
+      : device_(device), mode_(mode), order_(order), cuda_(device.kind() == DeviceKind::cuda) {
     grow(gemm_, cuda_sizes::kGemmWorkspace);
   }
 
@@ -38,6 +38,8 @@ class DryOps final : public Ops {
       grow(workspace_, cuda_sizes::attention_backward_workspace(shape, q.rows, q));
     } else {
       grow(delta_, cuda_sizes::attention_delta(q.rows, shape.heads));
+      if (q.dtype == DType::f32 && mode_ == MatmulMode::tf32 && shape.head_dim == 64)
+        grow(halves_, cuda_sizes::attention_halves(shape, q.rows));
     }
   }
 
@@ -74,15 +76,16 @@ class DryOps final : public Ops {
   }
 
   Device& device_;
+  MatmulMode mode_;
   AttentionOrder order_;
   bool cuda_;
-  Buffer gemm_, scratch_, tables_, workspace_, gradients_, delta_;
+  Buffer gemm_, scratch_, tables_, workspace_, gradients_, delta_, halves_;
 };
 
 }  // namespace
 
-std::unique_ptr<Ops> make_dry_ops(Device& device, AttentionOrder order) {
-  return std::make_unique<DryOps>(device, order);
+std::unique_ptr<Ops> make_dry_ops(Device& device, MatmulMode mode, AttentionOrder order) {
+  return std::make_unique<DryOps>(device, mode, order);
 }
 
 }  // namespace llmft

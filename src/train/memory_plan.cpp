@@ -34,11 +34,11 @@ size_t memory_outside(DeviceKind kind, int ranks) {
 MemoryPlan plan_memory(const TrainOptions& o, const LlamaConfig& config, const AdapterSpec& adapter,
                        const PlanTarget& target) {
   auto device = make_dry_device(target.kind, target.name, target.memory);
-  auto ops = make_dry_ops(*device, attention_order_of(o));
+  Recipe recipe = make_recipe(o.precision);
+  auto ops = make_dry_ops(*device, recipe.matmul, attention_order_of(o));
   auto comm = make_dry_comm(
       0, target.ranks,
       target.group > 0 ? std::vector<int>{target.group, target.ranks / target.group} : std::vector<int>());
-  Recipe recipe = make_recipe(o.precision);
   LlamaTensors tensors(config, adapter, extension_multiple(target.kind));
   RankState state = make_rank_state(o, tensors, recipe, *ops, *comm, target.group);
   rehearse(state, o, *device, target.ranks);

@@ -40,16 +40,20 @@ bool tensor_cores_wanted() {
   return wanted == nullptr || std::string_view(wanted) != "plain";
 }
 
-// LLMFT_ATTENTION_HALVES=1: f32 backward by products of scaled halves, an experiment.
-bool halves_wanted() {
+// What was measured to be fastest. LLMFT_ATTENTION_HALVES=0 keeps to tf32 and 1 to halves by warps, to
+// compare.
+cuda::F32Products f32_products(bool hopper, int64_t head_dim) {
   const char* wanted = std::getenv("LLMFT_ATTENTION_HALVES");
-  return wanted != nullptr && (std::string_view(wanted) == "1" || std::string_view(wanted) == "2");
+  int choice = wanted != nullptr && *wanted >= '0' && *wanted <= '2' ? *wanted - '0' : head_dim == 64 ? 2 : 0;
+  if (choice == 0) return cuda::F32Products::tf32;
+  return choice == 2 && hopper && head_dim == 64 ? cuda::F32Products::halves_of_groups
+                                                 : cuda::F32Products::halves;
 }
 
 class GpuAttention final : public AttentionEngine {
  public:
   GpuAttention(CudaDevice& device, MatmulMode mode, AttentionOrder order)
-      : device_(device), mode_(mode), order_(order), cudnn_(device) {}
+      : device_(device), mode_(mode), order_(order), hopper_(is_hopper(device.ordinal())), cudnn_(device) {}
 
   void attention(const AttentionShape& shape, Indices cu_seqlens, const Tensor& q, const Tensor& k,
                  const Tensor& v, const Tensor& out, const Tensor& lse) override {
@@ -74,22 +78,22 @@ class GpuAttention final : public AttentionEngine {
     if (q.rows == 0) return;
     AttentionArguments a{shape, cu_seqlens, q, k, v, out, lse, dout, dq, dk, dv, rotation};
     if (order_ == AttentionOrder::fast && cudnn_.backward(a)) return;
-    size_t bytes = own_attention_scratch(q.rows, shape.heads);
+    size_t bytes = cuda_sizes::attention_delta(q.rows, shape.heads);
     if (delta_.bytes() < bytes) {
       delta_ = Buffer();
       delta_ = Buffer(device_, bytes, MemoryPart::workspace);
     }
     auto* data = static_cast<float*>(delta_.data());
     if (on_tensor_cores(shape, {q, k, v, out, dout, dq, dk, dv})) {
-      bool halves = q.dtype == DType::f32 && halves_wanted();
-      bytes = halves ? cuda::half_attention_scratch(sizes_of(a)) : 0;
+      auto products = q.dtype == DType::f32 ? f32_products(hopper_, shape.head_dim) : cuda::F32Products::tf32;
+      bytes = products == cuda::F32Products::tf32 ? 0 : cuda_sizes::attention_halves(shape, q.rows);
       if (halves_.bytes() < bytes) {
         halves_ = Buffer();
         halves_ = Buffer(device_, bytes, MemoryPart::workspace);
       }
       cuda::tensor_attention_backward(device_.stream(), sizes_of(a), matrix_of(q), matrix_of(k), matrix_of(v),
                                       matrix_of(out), matrix_of(lse), matrix_of(dout), matrix_of(dq),
-                                      matrix_of(dk), matrix_of(dv), data, halves ? halves_.data() : nullptr);
+                                      matrix_of(dk), matrix_of(dv), data, products, halves_.data());
     } else {
       cuda::attention_backward(device_.stream(), sizes_of(a), matrix_of(q), matrix_of(k), matrix_of(v),
                                matrix_of(out), matrix_of(lse), matrix_of(dout), matrix_of(dq), matrix_of(dk),
@@ -114,12 +118,20 @@ class GpuAttention final : public AttentionEngine {
   CudaDevice& device_;
   MatmulMode mode_;
   AttentionOrder order_;
+  bool hopper_;
   CudnnAttention cudnn_;
   Buffer delta_;
   Buffer halves_;
 };
 
 }  // namespace
+
+bool is_hopper(int ordinal) {
+  int major = 0, minor = 0;
+  cuda_check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, ordinal));
+  cuda_check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, ordinal));
+  return major == 9 && minor == 0;
+}
 
 std::unique_ptr<AttentionEngine> make_attention_engine(CudaDevice& device, MatmulMode mode,
                                                        AttentionOrder order) {

@@ -21,11 +21,8 @@ class AttentionEngine {
                                   const Rotation& rotation) = 0;
 };
 
-// Device memory that this project's kernels keep for themselves beside their arguments, from their first
-// backward on: a float a token and query head. What the library keeps is its own to say.
-inline size_t own_attention_scratch(int64_t tokens, int64_t heads) {
-  return cuda_sizes::attention_delta(tokens, heads);
-}
+// Whether the device runs what is built for sm_90a alone.
+bool is_hopper(int ordinal);
 
 std::unique_ptr<AttentionEngine> make_attention_engine(CudaDevice& device, MatmulMode mode,
                                                        AttentionOrder order);

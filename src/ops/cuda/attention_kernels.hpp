@@ -31,12 +31,14 @@ void attention_backward(cudaStream_t stream, const AttentionSizes& sizes, const 
 bool tensor_attention_takes(int head_dim, const Matrix& x);
 void tensor_attention(cudaStream_t stream, const AttentionSizes& sizes, const Matrix& q, const Matrix& k,
                       const Matrix& v, const Matrix& out, const Matrix& lse);
-// halves_scratch: half_attention_scratch bytes for f32 tensors' products in scaled halves, or none.
-size_t half_attention_scratch(const AttentionSizes& sizes);
+// How the backward multiplies f32 tensors: rounded to tf32, or as halves scaled by powers of two, which keep
+// as many bits and go twice as fast (attention_halves.cuh), by a warp's instructions or, for heads of 64 on
+// compute capability 9.0, by a warp group's. halves_scratch: cuda_sizes::attention_halves bytes, unless tf32.
+enum class F32Products { tf32, halves, halves_of_groups };
 void tensor_attention_backward(cudaStream_t stream, const AttentionSizes& sizes, const Matrix& q,
                                const Matrix& k, const Matrix& v, const Matrix& out, const Matrix& lse,
                                const Matrix& dout, const Matrix& dq, const Matrix& dk, const Matrix& dv,
-                               float* delta, void* halves_scratch);
+                               float* delta, F32Products products, void* halves_scratch);
 
 // lengths[slot] of each document, and offsets[i * pitch + slot] = its first token * strides[i], slots + 1 of
 // them.

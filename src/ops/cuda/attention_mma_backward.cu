@@ -107,8 +107,8 @@ struct BackwardTiles {
   static constexpr int kStepBytes = Choice::N * Layout<S, D>::kRowBytes;
   static constexpr int kBytes = 2 * kOwnedBytes + 4 * kStepBytes;
   // of the pass over keys alone
-  [[maybe_unused]] static constexpr int kTermBytes = Choice::N * static_cast<int>(sizeof(float));
-  [[maybe_unused]] static constexpr int kKeyBytes = kBytes + 4 * kTermBytes;
+  static constexpr int term_bytes() { return Choice::N * static_cast<int>(sizeof(float)); }
+  static constexpr int key_bytes() { return kBytes + 4 * term_bytes(); }
 };
 
 template <class S, class T, int D, class Choice>
@@ -215,7 +215,7 @@ __global__ void __launch_bounds__(kThreads, Choice::kBlocks)
   extern __shared__ float4 shared[];
   uint32_t keys = shared_address(shared), values = keys + Tiles::kOwnedBytes,
            queries = values + Tiles::kOwnedBytes, douts = queries + 2 * Tiles::kStepBytes,
-           lses = douts + 2 * Tiles::kStepBytes, deltas = lses + 2 * Tiles::kTermBytes;
+           lses = douts + 2 * Tiles::kStepBytes, deltas = lses + 2 * Tiles::term_bytes();
 
   int kv_head = static_cast<int>(blockIdx.x) % sizes.kv_heads, group = sizes.heads / sizes.kv_heads;
   Work place = find_work<Tiles::kOwned>(sizes, blockIdx.x / sizes.kv_heads);
@@ -236,7 +236,7 @@ __global__ void __launch_bounds__(kThreads, Choice::kBlocks)
     int row = static_cast<int>(threadIdx.x) % N;
     bool inside = row < count;
     int64_t token = place.first + first + (inside ? row : 0);
-    uint32_t at = stage * Tiles::kTermBytes + row * static_cast<int>(sizeof(float));
+    uint32_t at = stage * Tiles::term_bytes() + row * static_cast<int>(sizeof(float));
     if (threadIdx.x < N)
       copy_4(lses + at, lse + token * lse_ld + head, inside);
     else if (threadIdx.x < 2 * N)
@@ -276,7 +276,7 @@ __global__ void __launch_bounds__(kThreads, Choice::kBlocks)
     if (first_query + N - 1 < first_key) continue;
     uint32_t stage = step & 1, step_queries = queries + stage * Tiles::kStepBytes;
     uint32_t step_douts = douts + stage * Tiles::kStepBytes;
-    uint32_t terms = stage * Tiles::kTermBytes + 2 * t * static_cast<int>(sizeof(float));
+    uint32_t terms = stage * Tiles::term_bytes() + 2 * t * static_cast<int>(sizeof(float));
     bool whole = first_query >= first_key + 16 * Ms - 1;
     if constexpr (kScaled) whole = whole && first_query + N <= place.length;
 
@@ -319,14 +319,14 @@ __global__ void __launch_bounds__(kThreads, Choice::kBlocks)
   write_sums<S, D, Ms>(dv_sums, factors, dv, kv_head, place.first + begin, warp_first, rows);
 }
 
-// What lies where in the scratch: halves of Q, dO, K, V, then floats.
+// What lies where in the scratch (cuda_sizes::attention_halves): 64 bytes, halves of Q, dO, K, V, then
+// floats.
 struct HalvesPlan {
   int64_t q, kv, terms;
   explicit HalvesPlan(const AttentionSizes& s)
       : q(s.tokens * s.heads * s.head_dim),
         kv(s.tokens * s.kv_heads * s.head_dim),
         terms(s.tokens * s.heads) {}
-  size_t bytes() const { return 64 + static_cast<size_t>(2 * (2 * q + 2 * kv) + 4 * 3 * terms); }
 };
 
 // The whole backward in halves, unless the device finds them not to do; then it leaves the rest to kernels
@@ -336,7 +336,7 @@ Halves half_backward(cudaStream_t stream, const AttentionSizes& sizes, const Hea
                      const Heads<float>& k, const Heads<float>& v, const Heads<float>& out,
                      const Heads<float>& dout, const Heads<float>& dq, const Heads<float>& dk,
                      const Heads<float>& dv, const float* lse, int64_t lse_ld, float* exact_delta,
-                     void* scratch) {
+                     F32Products products, void* scratch) {
   HalvesPlan plan(sizes);
   auto* largest = static_cast<uint32_t*>(scratch);
   auto* first = reinterpret_cast<__half*>(static_cast<char*>(scratch) + 64);
@@ -356,7 +356,7 @@ Halves half_backward(cudaStream_t stream, const AttentionSizes& sizes, const Hea
     using Choice = decltype(choice);
     using Tiles = BackwardTiles<__half, D, Choice>;
     launch(dkv_kernel<__half, float, D, Choice>, stream, most_work<Tiles::kOwned>(sizes) * sizes.kv_heads,
-           Tiles::kKeyBytes, sizes, hq, hk, hv, hdout, dk, dv, static_cast<const float*>(shift),
+           Tiles::key_bytes(), sizes, hq, hk, hv, hdout, dk, dv, static_cast<const float*>(shift),
            int64_t{sizes.heads}, static_cast<const float*>(delta), halves);
   };
   auto launch_queries = [&](auto choice) {
@@ -369,7 +369,7 @@ Halves half_backward(cudaStream_t stream, const AttentionSizes& sizes, const Hea
   if constexpr (D == 128) {
     launch_keys(TileChoice<1, 32, 2>{});
     launch_queries(TileChoice<1, 32, 2>{});
-  } else if (const char* how = std::getenv("LLMFT_ATTENTION_HALVES"); how != nullptr && how[0] == '2') {
+  } else if (products == F32Products::halves_of_groups) {
     hopper_backward(stream, sizes, hq, hk, hv, hdout, dq, dk, dv, lse, lse_ld, shift, delta, halves,
                     tiles_wanted(2), tiles_wanted(1));
   } else {
@@ -398,14 +398,10 @@ Halves half_backward(cudaStream_t stream, const AttentionSizes& sizes, const Hea
 }  // namespace
 }  // namespace mma
 
-size_t half_attention_scratch(const AttentionSizes& sizes) {
-  return mma::HalvesPlan(sizes).bytes();
-}
-
 void tensor_attention_backward(cudaStream_t stream, const AttentionSizes& sizes, const Matrix& q,
                                const Matrix& k, const Matrix& v, const Matrix& out, const Matrix& lse,
                                const Matrix& dout, const Matrix& dq, const Matrix& dk, const Matrix& dv,
-                               float* delta, void* halves_scratch) {
+                               float* delta, F32Products products, void* halves_scratch) {
   mma::Halves halves;
   if (sizes.tokens == 0) return;
   with_type(q.type, [&](auto type) {
@@ -415,10 +411,10 @@ void tensor_attention_backward(cudaStream_t stream, const AttentionSizes& sizes,
       constexpr int D = d();
       auto heads = [&](const Matrix& x) { return heads_of<S>(x, D); };
       if constexpr (std::is_same_v<S, float>)
-        if (halves_scratch != nullptr)
-          halves =
-              mma::half_backward<D>(stream, sizes, heads(q), heads(k), heads(v), heads(out), heads(dout),
-                                    heads(dq), heads(dk), heads(dv), lse_data, lse.ld, delta, halves_scratch);
+        if (products != F32Products::tf32)
+          halves = mma::half_backward<D>(stream, sizes, heads(q), heads(k), heads(v), heads(out), heads(dout),
+                                         heads(dq), heads(dk), heads(dv), lse_data, lse.ld, delta, products,
+                                         halves_scratch);
       if (halves.largest == nullptr) {
         constexpr int64_t per_block = 256 / (D * static_cast<int>(sizeof(S)) / 16);
         int64_t blocks = (sizes.tokens * sizes.heads + per_block - 1) / per_block;
@@ -429,7 +425,7 @@ void tensor_attention_backward(cudaStream_t stream, const AttentionSizes& sizes,
         using Choice = decltype(choice);
         using Tiles = mma::BackwardTiles<S, D, Choice>;
         mma::launch(mma::dkv_kernel<S, S, D, Choice>, stream,
-                    most_work<Tiles::kOwned>(sizes) * sizes.kv_heads, Tiles::kKeyBytes, sizes, heads(q),
+                    most_work<Tiles::kOwned>(sizes) * sizes.kv_heads, Tiles::key_bytes(), sizes, heads(q),
                     heads(k), heads(v), heads(dout), heads(dk), heads(dv), lse_data, lse.ld, delta, halves);
       };
       auto launch_queries = [&](auto choice) {

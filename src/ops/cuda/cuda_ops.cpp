@@ -4,17 +4,6 @@
 #include "tensor_maps.hpp"
 
 namespace llmft {
-namespace {
-
-bool is_hopper(int ordinal) {
-  int major = 0, minor = 0;
-  cuda_check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, ordinal));
-  cuda_check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, ordinal));
-  return major == 9 && minor == 0;
-}
-
-}  // namespace
-
 CudaOps::CudaOps(CudaDevice& device, MatmulMode mode, AttentionOrder order, const GemmTuning& tuning)
     : device_(device),
       tuning_(tuning),
