@@ -7,7 +7,7 @@
 
 #include "llmft/base/clock.hpp"
 #include "llmft/comm/activity.hpp"
-#include "llmft/comm/comm.hpp"
+#include "llmft/comm/peer_memory.hpp"
 #include "llmft/device/device.hpp"
 
 namespace llmft {
@@ -114,6 +114,8 @@ class MpiComm final : public Comm {
 
   Exposed exposed() override { return *exposed_; }
 
+  std::unique_ptr<PeerMemory> share(const std::vector<Tensor>& shards) override;
+
   std::unique_ptr<Comm> split(int colour) override {
     MPI_Comm part = MPI_COMM_NULL;
     MPI_Comm_split(comm_, colour, rank_, &part);
@@ -138,7 +140,31 @@ class MpiComm final : public Comm {
   std::shared_ptr<Exposed> exposed_;
 };
 
+// Processes do not see each other's memory: the same by collectives, in which all have to take part.
+class GatheredMemory final : public PeerMemory {
+ public:
+  GatheredMemory(Comm& comm, std::vector<Tensor> shards) : comm_(comm), shards_(std::move(shards)) {}
+  Started start_gather(size_t which, const Tensor& full) override {
+    return comm_.start_all_gather(shards_[which], full);
+  }
+  void wait(Started gathering) override { comm_.wait(gathering); }
+  void wait_all() override {}
+  void after(Started) override {}
+
+ private:
+  Comm& comm_;
+  std::vector<Tensor> shards_;
+};
+
+std::unique_ptr<PeerMemory> MpiComm::share(const std::vector<Tensor>& shards) {
+  return std::make_unique<GatheredMemory>(*this, shards);
+}
+
 }  // namespace
+
+std::unique_ptr<PeerMemory> Comm::share(const std::vector<Tensor>&) {
+  return nullptr;
+}
 
 std::unique_ptr<Comm> make_self_comm() {
   return std::make_unique<SelfComm>(nullptr);

@@ -1,11 +1,36 @@
 // What a collective costs the device is the time that it stands in wait(): the rest runs beside its work.
 #include <utility>
 
-#include "llmft/comm/comm.hpp"
+#include "llmft/comm/peer_memory.hpp"
 #include "llmft/device/profile.hpp"
 
 namespace llmft {
 namespace {
+
+constexpr const char* kGroup = "communication";
+
+class ProfiledPeerMemory final : public PeerMemory {
+ public:
+  ProfiledPeerMemory(std::unique_ptr<PeerMemory> inner, Device& device)
+      : inner_(std::move(inner)), device_(device) {}
+  Started start_gather(size_t which, const Tensor& full) override {
+    ProfileScope s(device_.profile(), kGroup, 0, static_cast<double>(full.bytes()));
+    return inner_->start_gather(which, full);
+  }
+  void wait(Started gathering) override {
+    ProfileScope s(device_.profile(), kGroup);
+    inner_->wait(gathering);
+  }
+  void wait_all() override {
+    ProfileScope s(device_.profile(), kGroup);
+    inner_->wait_all();
+  }
+  void after(Started collective) override { inner_->after(collective); }
+
+ private:
+  std::unique_ptr<PeerMemory> inner_;
+  Device& device_;
+};
 
 class ProfiledComm final : public Comm {
  public:
@@ -51,10 +76,12 @@ class ProfiledComm final : public Comm {
     auto other = inner_->beside();
     return other == nullptr ? nullptr : std::make_unique<ProfiledComm>(std::move(other), device_);
   }
+  std::unique_ptr<PeerMemory> share(const std::vector<Tensor>& shards) override {
+    auto memory = inner_->share(shards);
+    return memory == nullptr ? nullptr : std::make_unique<ProfiledPeerMemory>(std::move(memory), device_);
+  }
 
  private:
-  static constexpr const char* kGroup = "communication";
-
   ProfileScope scope(const Tensor& x) const {
     return {device_.profile(), kGroup, 0, size() > 1 ? static_cast<double>(x.bytes()) : 0};
   }

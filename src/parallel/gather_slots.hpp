@@ -19,6 +19,7 @@ class GatherSlots {
     bool expected = false;  // gathered ahead, not used yet
     uint64_t used = 0;
     Started gathering;
+    bool copied = false;  // gathering is one of PeerMemory
   };
 
   // bytes: of a block; capacity: slots made before one is used again.

@@ -5,11 +5,15 @@
 // A LoRA block's slice of frozen weights has its part of the adapter columns too, so a gathered block is
 // complete. publish() brings them up to date, in the slices and in the slots: frozen weights stay gathered
 // over the end of a step.
+//
+// Between publish() and finish_gradients() no rank writes its slices, and the others copy them by themselves
+// where they can (PeerMemory); a collective at either end sees to that. Elsewhere all gather together.
 #include <algorithm>
 #include <vector>
 
 #include "gather_slots.hpp"
 #include "gradient_exchange.hpp"
+#include "llmft/comm/peer_memory.hpp"
 #include "shard_ops.hpp"
 #include "stores.hpp"
 
@@ -32,6 +36,9 @@ class ShardedStore final : public ParamStore {
     for (int b = 0; b < c_.tensors.block_count(); ++b) build(b, kinds[static_cast<size_t>(held_.size())]);
     gradients_.plan(c_.tensors.full_fine_tuning() ? GradientExchange::Amount::weights
                                                   : GradientExchange::Amount::adapters);
+    mark_ = Buffer(c_.ops.device(), sizeof(float), MemoryPart::gathered);
+    c_.ops.device().zero(mark_.data(), mark_.bytes());
+    share_slices();
   }
 
   const LlamaTensors& tensors() const override { return c_.tensors; }
@@ -51,7 +58,7 @@ class ShardedStore final : public ParamStore {
     ++slot.leases;
     slot.expected = false;
     h.slots->touch(slot);
-    shards_.wait(slot.gathering);
+    wait_for(slot);
     Tensor whole = flat(slot.buffer, c_.recipe.compute);
     return {*this, block, whole, whole};
   }
@@ -78,7 +85,14 @@ class ShardedStore final : public ParamStore {
   void gradients_ready(int block) override {
     if (held(block).trained_map.numel != 0) gradients_.ready(block);
   }
-  void finish_gradients() override { gradients_.finish(); }
+  void finish_gradients() override {
+    if (peers_ != nullptr) {
+      published_ = false;
+      peers_->wait_all();
+    }
+    gradients_.finish();
+    if (peers_ != nullptr) shards_.all_reduce(flat(mark_));  // nobody reads what is written from now on
+  }
 
   ShardRange local_range(int block) const override {
     return held_[static_cast<size_t>(block)].trained_map.range(shards_.rank());
@@ -107,23 +121,17 @@ class ShardedStore final : public ParamStore {
   }
 
   void publish(Stale stale) override {
-    if (!c_.tensors.full_fine_tuning()) {
+    if (c_.tensors.full_fine_tuning())
+      publish_weights(stale);
+    else
       publish_adapters();
-      return;
-    }
-    for (int b = 0; b < c_.tensors.block_count(); ++b) {
-      if (stale == Stale::compute) {
-        Tensor mine = compute_slice(held(b));
-        if (mine) c_.ops.convert(flat(held(b).master), mine);
-        show(b);
-      } else if (!held(b).shown) {
-        show(b);
-      }
-      held(b).shown = false;
-    }
+    if (peers_ == nullptr) return;
+    peers_->after(shards_.start_all_reduce(flat(mark_)));  // all have written
+    published_ = true;
   }
 
   void set_frozen(int block, std::span<const std::byte> frozen) override {
+    published_ = false;
     Held& h = held(block);
     size_t width = size_of(c_.recipe.compute);
     check(frozen.size() == static_cast<size_t>(h.frozen_map.numel) * width, "frozen weights of another size");
@@ -136,6 +144,7 @@ class ShardedStore final : public ParamStore {
     if (h.slots != nullptr) h.slots->forget_all();
   }
   void set_master(int block, std::span<const float> master) override {
+    published_ = false;
     Held& h = held(block);
     check(static_cast<int64_t>(master.size()) == h.trained_map.numel, "masters of another size");
     ShardRange range = local_range(block);
@@ -161,6 +170,19 @@ class ShardedStore final : public ParamStore {
   Tensor gradient_flat(int block) const override { return gradients_.opened(block); }
 
  private:
+  void publish_weights(Stale stale) {
+    for (int b = 0; b < c_.tensors.block_count(); ++b) {
+      if (stale == Stale::compute) {
+        Tensor mine = compute_slice(held(b));
+        if (mine) c_.ops.convert(flat(held(b).master), mine);
+        show(b);
+      } else if (!held(b).shown) {
+        show(b);
+      }
+      held(b).shown = false;
+    }
+  }
+
   struct Held {
     ShardMap frozen_map, trained_map;
     // This rank's slices. slice: of what is gathered, in the compute dtype; none where that is the master
@@ -169,6 +191,7 @@ class ShardedStore final : public ParamStore {
     std::shared_ptr<GatherSlots> slots;  // null: held whole, in weights
     Buffer weights;
     Started gathering;   // of weights
+    int shared = -1;     // number of what is gathered into slots, among what peers_ shares
     bool shown = false;  // updated() was called for what publish() will be
   };
 
@@ -244,13 +267,35 @@ class ShardedStore final : public ParamStore {
       if (slot == nullptr) return nullptr;
       DType compute = c_.recipe.compute;
       const Buffer& slice = h.slice.bytes() != 0 ? h.slice : h.master;
+      Tensor whole = flat(slot->buffer, compute);
+      wait_for(*slot);  // if what was in it was never used, it may still be arriving, from elsewhere
+      slot->copied = published_ && peers_ != nullptr;
       Comm& comm = ahead && beside_ != nullptr ? *beside_ : shards_;
-      slot->gathering = comm.start_all_gather(flat(slice, compute), flat(slot->buffer, compute));
+      slot->gathering = slot->copied ? peers_->start_gather(static_cast<size_t>(h.shared), whole)
+                                     : comm.start_all_gather(flat(slice, compute), whole);
       slot->block = block;
     }
     if (ahead && slot->leases == 0) slot->expected = true;
     h.slots->touch(*slot);
     return slot;
+  }
+
+  void wait_for(const GatherSlots::Slot& slot) {
+    if (slot.copied)
+      peers_->wait(slot.gathering);
+    else
+      shards_.wait(slot.gathering);
+  }
+
+  // What is gathered into slots, so that it may be copied instead.
+  void share_slices() {
+    std::vector<Tensor> slices;
+    for (Held& h : held_) {
+      if (h.slots == nullptr) continue;
+      h.shared = static_cast<int>(slices.size());
+      slices.push_back(flat(h.slice.bytes() != 0 ? h.slice : h.master, c_.recipe.compute));
+    }
+    if (!slices.empty()) peers_ = shards_.share(slices);
   }
 
   // Full fine-tuning: this rank's slice of what is gathered, empty where that is the master itself.
@@ -314,7 +359,7 @@ class ShardedStore final : public ParamStore {
       return;
     }
     GatherSlots::Slot* slot = h.slots->find(block);
-    if (slot != nullptr) shards_.wait(slot->gathering);  // from the slice that is written now
+    if (slot != nullptr) wait_for(*slot);  // from the slice that is written now
     write(flat(h.slice, compute), shards_.rank() * h.frozen_map.shard);
     if (slot != nullptr) write(flat(slot->buffer, compute), 0);
   }
@@ -329,7 +374,10 @@ class ShardedStore final : public ParamStore {
   std::map<int, int> blocks_of_kind_;
   std::map<int, std::shared_ptr<GatherSlots>> slots_;
   std::vector<Held> held_;
-  int previous_ = 0;  // block acquired last
+  Buffer mark_;                        // of no meaning: what is reduced where all have to meet
+  std::unique_ptr<PeerMemory> peers_;  // null: slices are gathered by collectives alone
+  bool published_ = false;             // nobody writes slices
+  int previous_ = 0;                   // block acquired last
 };
 
 }  // namespace

@@ -6,6 +6,7 @@
 
 #include "llmft/comm/comm.hpp"
 #include "llmft/comm/gpu_choice.hpp"
+#include "llmft/comm/peer_memory.hpp"
 #include "llmft/ops/backend.hpp"
 #include "mpi_main.hpp"
 
@@ -34,6 +35,7 @@ class Collectives {
     broadcast();
     many_at_once();
     many_together();
+    peer_memory();
   }
 
  private:
@@ -159,6 +161,47 @@ class Collectives {
     for (auto& [full, shard] : pairs) {
       CHECK(get<float>(shard).front() == sum(comm_.rank() * shard.numel()));
       CHECK(get<float>(full).back() == sum(full.numel() - 1));
+    }
+  }
+  // Small and large, which lie in allocations of others and of their own; written again between readings.
+  void peer_memory() {
+    const std::vector<int64_t> sizes = {100, 64, 3 << 20};
+    std::vector<Buffer> buffers(2 * sizes.size() + 1);
+    std::vector<Tensor> shards, fulls;
+    for (size_t i = 0; i < sizes.size(); ++i) {
+      shards.push_back(put(buffers[2 * i], DType::f32, std::vector<float>(static_cast<size_t>(sizes[i]))));
+      fulls.push_back(put(buffers[2 * i + 1], DType::f32,
+                          std::vector<float>(static_cast<size_t>(sizes[i] * comm_.size()))));
+    }
+    Tensor mark = put(buffers.back(), DType::f32, std::vector<float>(1));
+    std::unique_ptr<PeerMemory> memory = comm_.share(shards);
+    if (memory == nullptr) {
+      if (comm_.size() > 1) MESSAGE("the ranks cannot read each other's memory");
+      return;
+    }
+    for (int round = 0; round < 5; ++round) {
+      for (Tensor& shard : shards) {
+        std::vector<float> values = mine(shard.numel());
+        for (float& v : values) v += static_cast<float>(round);
+        device_.copy_to_device(shard.data, values.data(), shard.bytes());
+        device_.synchronize();
+      }
+      memory->after(comm_.start_all_reduce(mark));
+      Started first = memory->start_gather(2, fulls[2]);
+      memory->start_gather(0, fulls[0]);
+      memory->start_gather(1, fulls[1]);
+      memory->wait(first);
+      memory->wait_all();
+      for (size_t i = 0; i < sizes.size(); ++i) {
+        std::vector<float> got = get<float>(fulls[i]);
+        int64_t wrong = 0;
+        for (int64_t at = 0; at < fulls[i].numel(); ++at)
+          wrong += got[static_cast<size_t>(at)] !=
+                   value(static_cast<int>(at / sizes[i]), at % sizes[i]) + static_cast<float>(round);
+        CHECK(wrong == 0);
+      }
+      comm_.all_reduce(mark);
+      device_.synchronize();
     }
   }
 

@@ -18,6 +18,7 @@
 namespace llmft {
 
 class Device;
+class PeerMemory;
 
 // A collective under way; waiting twice, or for one that was never started, is nothing.
 struct Started {
@@ -75,6 +76,9 @@ class Comm {
   // The same ranks, for collectives that run beside the device's own work and are to take less of the device
   // for it than these, at the price of speed; null: these do. Collective. Must not outlive this.
   virtual std::unique_ptr<Comm> beside() { return nullptr; }
+  // Lets the ranks read each other's shards (peer_memory.hpp), as many and of the same sizes on each; null:
+  // they cannot. Collective. It must not outlive this or the shards.
+  virtual std::unique_ptr<PeerMemory> share(const std::vector<Tensor>& shards);
 };
 
 // For tensors of this device: MPI for a CPU, NCCL for a GPU; one rank is itself. Collective.

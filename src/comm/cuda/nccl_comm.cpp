@@ -1,23 +1,19 @@
-// NCCL behind Comm. Collectives run on a stream of their own: each first waits for an event of the compute
-// stream, and the compute stream waits for an event of theirs only in wait(). One stream and one
-// communicator, so collectives run in the order of the calls, which is the same on all ranks.
-#include <array>
+// NCCL behind Comm. One stream (line.hpp) and one communicator, so collectives run in the order of the calls,
+// which is the same on all ranks.
 #include <cstdlib>
-#include <deque>
 #include <exception>
-#include <mutex>
 #include <thread>
 #include <utility>
 
 #include <mpi.h>
 
+#include "line.hpp"
 #include "llmft/base/clock.hpp"
 #include "llmft/base/error.hpp"
 #include "llmft/base/text.hpp"
-#include "llmft/comm/activity.hpp"
 #include "llmft/comm/comm.hpp"
-#include "llmft/device/cuda_device.hpp"
 #include "nccl_api.hpp"
+#include "peer_copies.hpp"
 
 namespace llmft {
 namespace {
@@ -27,135 +23,6 @@ constexpr double kConnectSeconds = 120;
 ncclDataType_t nccl_type(DType type) {
   return type == DType::f64 ? ncclFloat64 : ncclFloat32;
 }
-
-class Event {
- public:
-  explicit Event(unsigned flags) { cuda_check(cudaEventCreateWithFlags(&event_, flags)); }
-  ~Event() { cudaEventDestroy(event_); }
-  Event(const Event&) = delete;
-  Event& operator=(const Event&) = delete;
-  cudaEvent_t get() const { return event_; }
-
- private:
-  cudaEvent_t event_ = nullptr;
-};
-
-// Time between pairs of events on the compute stream, read without making the host wait.
-class StallClock {
- public:
-  explicit StallClock(cudaStream_t stream) : stream_(stream) {}
-
-  void begin() {
-    if (free_.empty()) collect();
-    if (free_.empty()) free_.push_back(std::make_unique<Pair>());
-    under_way_.push_back(std::move(free_.back()));
-    free_.pop_back();
-    cuda_check(cudaEventRecord(under_way_.back()->from.get(), stream_));
-  }
-  void end() {
-    cuda_check(cudaEventRecord(under_way_.back()->to.get(), stream_));
-    ++waits_;
-  }
-  void collect() {
-    while (!under_way_.empty() && cudaEventQuery(under_way_.front()->to.get()) == cudaSuccess) {
-      float milliseconds = 0;
-      cuda_check(
-          cudaEventElapsedTime(&milliseconds, under_way_.front()->from.get(), under_way_.front()->to.get()));
-      seconds_ += static_cast<double>(milliseconds) / 1e3;
-      free_.push_back(std::move(under_way_.front()));
-      under_way_.pop_front();
-    }
-  }
-  double seconds() const { return seconds_; }
-  int64_t waits() const { return waits_; }
-
- private:
-  struct Pair {
-    Event from{cudaEventDefault}, to{cudaEventDefault};
-  };
-  cudaStream_t stream_;
-  std::deque<std::unique_ptr<Pair>> under_way_;
-  std::deque<std::unique_ptr<Pair>> free_;
-  double seconds_ = 0;
-  int64_t waits_ = 0;
-};
-
-// The stream of a communicator and its split parts: what was started on it, in order. They share it so that
-// no two communicators' kernels wait for each other in different orders on different ranks.
-class Line {
- public:
-  explicit Line(CudaDevice& device) : device_(device), stalls_(device.stream()) {
-    int least = 0, greatest = 0;
-    cuda_check(cudaDeviceGetStreamPriorityRange(&least, &greatest));
-    cuda_check(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, greatest));
-    Activity::of_process().set_device_view([this] { return oldest_under_way(); });
-  }
-  ~Line() {
-    Activity::of_process().set_device_view(nullptr);
-    cudaStreamDestroy(stream_);
-  }
-  Line(const Line&) = delete;
-  Line& operator=(const Line&) = delete;
-
-  CudaDevice& device() const { return device_; }
-  cudaStream_t stream() const { return stream_; }
-  Comm::Exposed exposed() {
-    stalls_.collect();
-    return {stalls_.seconds(), stalls_.waits()};
-  }
-
-  // What is launched between the two begins after all that the compute stream was given.
-  void begin(const char* name, size_t bytes) {
-    Activity::of_process().called(name, bytes);
-    cuda_check(cudaEventRecord(ready_.get(), device_.stream()));
-    cuda_check(cudaStreamWaitEvent(stream_, ready_.get()));
-  }
-  Started end(const char* name, size_t bytes) {
-    std::lock_guard lock(mutex_);
-    uint64_t number = ++started_;
-    auto& event = events_[number % kEvents];
-    if (!event) event = std::make_unique<Event>(cudaEventDisableTiming);
-    cuda_check(cudaEventRecord(event->get(), stream_));
-    names_[number % kEvents] = {name, bytes};
-    return {number};
-  }
-  // An event that was used again belongs to a later collective: waiting for that one is waiting for both.
-  void wait(Started collective) {
-    if (collective.number <= waited_) return;
-    waited_ = collective.number;
-    stalls_.begin();
-    cuda_check(cudaStreamWaitEvent(device_.stream(), done(collective.number)));
-    stalls_.end();
-  }
-
- private:
-  cudaEvent_t done(uint64_t number) const { return events_[number % kEvents]->get(); }
-
-  // The oldest collective under way, for the watchdog's thread, which is not to wait for this one: a launch
-  // may itself wait for a GPU that stands still.
-  std::string oldest_under_way() {
-    std::unique_lock lock(mutex_, std::try_to_lock);
-    if (!lock) return "a launch on the GPU";
-    cudaSetDevice(device_.ordinal());
-    for (uint64_t n = started_ > kEvents ? started_ - kEvents + 1 : 1; n <= started_; ++n) {
-      auto [name, bytes] = names_[n % kEvents];
-      if (cudaEventQuery(done(n)) == cudaErrorNotReady)
-        return fmt::format("number {}, {}", n, describe_call(name, bytes));
-    }
-    return "";
-  }
-
-  static constexpr size_t kEvents = 64;
-  CudaDevice& device_;
-  cudaStream_t stream_ = nullptr;
-  Event ready_{cudaEventDisableTiming};
-  std::mutex mutex_;  // of the three below: the watchdog's thread looks at them
-  std::array<std::unique_ptr<Event>, kEvents> events_;
-  std::array<std::pair<const char*, size_t>, kEvents> names_{};
-  uint64_t started_ = 0;
-  uint64_t waited_ = 0;
-  StallClock stalls_;
-};
 
 class NcclComm final : public Comm {
  public:
@@ -273,6 +140,10 @@ class NcclComm final : public Comm {
     MPI_Comm same = MPI_COMM_NULL;
     MPI_Comm_dup(mpi_, &same);
     return std::make_unique<NcclComm>(line_, same, static_cast<int>(*blocks));
+  }
+
+  std::unique_ptr<PeerMemory> share(const std::vector<Tensor>& shards) override {
+    return share_by_copies(*line_, mpi_, shards);
   }
 
  private:
