@@ -14,7 +14,6 @@ comm.txt, and the log of each run that failed.
 """
 import argparse
 import csv
-import datetime
 import json
 import os
 import pathlib
@@ -348,7 +347,9 @@ class Check:
         # Hugging Face keeps all logits: half the batch of the others, as much as fits 80 GB
         batch = a.tokens // a.sample // (2 if impl == "hf" and not a.tiny else 1)
         command = [*launcher, self.peer, "--impl", impl, "--prec", "bf16w" if impl == "liger" else "bf16", "--batch", max(1, batch),
-                   "--seq", a.sample, "--steps", 4 if a.tiny else 8, "--config", a.model / "config.json", "--device", a.device]
+                   "--seq", a.sample, "--steps", 4 if a.tiny else 8, "--model", a.model, "--device", a.device, "--name", name]
+        table = self.report / "benchmarks.csv"
+        command += ["--table", table] if table.exists() else []
         command += ["--dist", dist] if dist else []
         command += ["--full"] if kind == "full" else []
         log, site = self.work / "runs" / f"{name}.log", HERE / "site"
@@ -363,25 +364,6 @@ class Check:
         r = json.loads(found[1])
         self.rows[name] = {"tok_s": r["tok_s"]}
         self.say(f"{name:36s} {r['tok_s']:10,.0f} tok/s {r['ms']:8.1f} ms  {r['B']} x {r['S']}  peak {r['alloc_GB']:.2f} GB  {r['version']}")
-        self.append_peer(name, r, dist or "none", kind, count)
-
-    def append_peer(self, name, r, strategy, kind, ranks):
-        """A row in the form of our own: what a peer does not tell is empty."""
-        table = self.report / "benchmarks.csv"
-        if not table.exists():
-            return
-        with open(table, newline="") as f:
-            header = next(csv.reader(f))
-        device = next((row["device"] for row in csv.DictReader(open(table))), "")
-        row = dict.fromkeys(header, "") | {
-            "time_utc": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"), "run": name,
-            "host": os.uname().nodename, "device": device, "version": r["version"], "command": "peer", "precision": "bf16",
-            "strategy": strategy, "mode": kind, "adapter_rank": 16 if kind == "lora" else 0, "model": self.args.model.name,
-            "ranks": ranks, "nodes": 1, "pack_tokens": r["B"] * r["S"], "batch_packs": ranks, "steps": r["steps"],
-            "tokens": r["steps"] * ranks * r["B"] * r["S"], "tokens_per_s": r["tok_s"], "step_time_median_s": r["ms"] / 1e3,
-            "peak_memory_bytes": int(1e9 * r["alloc_GB"]), "loss_last": r["loss"]}
-        with open(table, "a", newline="") as f:
-            csv.writer(f, lineterminator="\n").writerow([row[c] for c in header])
 
     def all(self):
         self.prepare()
