@@ -8,7 +8,7 @@ import pathlib
 import sys
 
 from cells import NotMeasured, newest_device
-from read import BENCHMARK_COLUMNS, Benchmark, Run, UserError, read_benchmarks, read_runs
+from read import BENCHMARK_COLUMNS, LATER_COLUMNS, Benchmark, Run, UserError, read_benchmarks, read_runs
 
 EXAMPLES = """examples:
   python postprocess/plots.py
@@ -36,14 +36,14 @@ def conditions(where: list[str]) -> dict[str, str]:
     wanted = {}
     for text in where:
         column, equals, value = text.partition("=")
-        if not equals or column not in BENCHMARK_COLUMNS:
+        if not equals or column not in BENCHMARK_COLUMNS + LATER_COLUMNS + ["model", "data"]:
             raise UserError(f"--where {text}: must be COLUMN=VALUE with a column of benchmarks.csv, as device=...")
         wanted[column] = value
     return wanted
 
 
 def of_one_device(rows: list[Benchmark], wanted: dict[str, str]) -> list[Benchmark]:
-    rows = [row for row in rows if all(row.fields[column] == value for column, value in wanted.items())]
+    rows = [row for row in rows if all(row.fields.get(column, "") == value for column, value in wanted.items())]
     if not rows:
         return []
     device = newest_device(rows)

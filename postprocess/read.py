@@ -21,13 +21,21 @@ BENCHMARK_COLUMNS = (
     "step_time_median_s,epoch_time_s,training_time_s,peak_memory_bytes,mfu,loss_first,loss_last,valid_loss,"
     "config_hash"
 ).split(",")
+# Of later versions: a table without them is whole, and they read as not measured.
+LATER_COLUMNS = (
+    "machine,versions,adapter_alpha,sample_length_mean,max_length,padded_tokens_per_s,joules_per_token,vocab_size,"
+    "perplexity,bleu,rouge_l"
+).split(",")
+SCORES = ("perplexity", "bleu", "rouge_l")
 STEP_COLUMNS = (
     "step,epoch,loss,lr,grad_norm,tokens_per_s,supervised_tokens_per_s,tokens,supervised_tokens,step_time_s,"
     "data_wait_s,imbalance,loss_scale,skipped,mfu,valid_loss"
 ).split(",")
 
 _TEXT = {"time_utc", "run", "host", "device", "version", "command", "config_hash", "precision", "strategy", "mode"}
+_TEXT |= {"machine", "versions"}
 _COUNTS = {"adapter_rank", "ranks", "nodes", "pack_tokens", "batch_packs", "steps"}
+_MAY_BE_ZERO = {"adapter_alpha", "loss_first", "loss_last", "valid_loss", "bleu", "rouge_l"}
 _CHOICES = {"precision": PRECISIONS, "strategy": STRATEGIES, "mode": MODES}
 
 
@@ -59,7 +67,29 @@ class Benchmark:
     epoch_time_s: float | None
     training_time_s: float | None
     peak_memory_bytes: float | None
-    fields: dict = dataclasses.field(compare=False, repr=False)  # every column's text, for --where
+    supervised_tokens_per_s: float | None = None
+    step_time_median_s: float | None = None
+    mfu: float | None = None
+    loss_first: float | None = None
+    loss_last: float | None = None
+    valid_loss: float | None = None
+    config_hash: str = ""
+    machine: str = ""
+    versions: str = ""
+    adapter_alpha: float | None = None
+    sample_length_mean: float | None = None
+    max_length: float | None = None
+    padded_tokens_per_s: float | None = None
+    joules_per_token: float | None = None
+    vocab_size: float | None = None
+    # Of the fine-tuned model, and of the one that it was made from: the last `llmft eval --results` of this run.
+    perplexity: float | None = None
+    bleu: float | None = None
+    rouge_l: float | None = None
+    base_perplexity: float | None = None
+    base_bleu: float | None = None
+    base_rouge_l: float | None = None
+    fields: dict = dataclasses.field(default_factory=dict, compare=False, repr=False)  # every column's text, for --where
 
 
 def _open_text(path: pathlib.Path) -> str:
@@ -122,28 +152,42 @@ def _positive(value: float | None) -> float | None:
     return value if value is not None and value > 0 else None
 
 
+def _with_scores(where: str, rows: list[Benchmark], fields: dict[str, str]) -> None:
+    """A row "eval" or "eval-base" belongs to the last row above it of the run that it names."""
+    at = next((i for i in reversed(range(len(rows))) if rows[i].run == fields["run"]), None)
+    if at is None:
+        return  # of a run in another table
+    prefix = "base_" if fields["command"] == "eval-base" else ""
+    scores = {prefix + c: _number(where, c, fields.get(c, "")) for c in SCORES}
+    rows[at] = dataclasses.replace(rows[at], **scores)
+
+
 def read_benchmarks(path: pathlib.Path) -> list[Benchmark]:
-    """Rows of `llmft train`, in the file's order; those of other commands are left out."""
+    """Rows of `llmft train`, in the file's order, with the scores that `llmft eval` found for them; rows of other
+    commands are left out."""
     found = []
     for where, fields in _rows(path, _open_text(path), BENCHMARK_COLUMNS):
+        if fields["command"] in ("eval", "eval-base"):
+            _with_scores(where, found, fields)
         if fields["command"] != "train":
             continue
         for column, allowed in _CHOICES.items():
             if fields[column] not in allowed:
                 raise UserError(f"{where}: {column} '{fields[column]}' is not one of {', '.join(allowed)}")
         values = {}
-        for column in BENCHMARK_COLUMNS:
+        for column in BENCHMARK_COLUMNS + LATER_COLUMNS:
+            text = fields.get(column, "")
             if column in _TEXT:
-                values[column] = fields[column]
+                values[column] = text
             elif column in _COUNTS:
-                values[column] = _count(where, column, fields[column])
+                values[column] = _count(where, column, text)
             else:
-                values[column] = _number(where, column, fields[column])
+                values[column] = _number(where, column, text)
         for column in ("ranks", "nodes"):
             if values[column] == 0:
                 raise UserError(f"{where}: {column} is 0; mend or remove the line")
-        names = {f.name for f in dataclasses.fields(Benchmark)} - {"fields"}
-        kept = {n: _positive(values[n]) if n not in _TEXT | _COUNTS else values[n] for n in names}
+        names = {f.name for f in dataclasses.fields(Benchmark)} & values.keys()
+        kept = {n: values[n] if n in _TEXT | _COUNTS | _MAY_BE_ZERO else _positive(values[n]) for n in names}
         found.append(Benchmark(**kept, fields=fields))
     return found
 

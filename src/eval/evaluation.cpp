@@ -12,10 +12,12 @@
 #include "llmft/base/file.hpp"
 #include "llmft/base/log.hpp"
 #include "llmft/base/text.hpp"
+#include "llmft/comm/comm.hpp"
 #include "llmft/data/shard_set.hpp"
 #include "llmft/eval/bleu.hpp"
 #include "llmft/eval/rouge.hpp"
 #include "llmft/eval/statistics.hpp"
+#include "llmft/report/benchmarks.hpp"
 #include "llmft/report/csv.hpp"
 #include "llmft/report/run_report.hpp"
 #include "llmft/tokenizer/tokenizer.hpp"
@@ -108,6 +110,7 @@ struct Results {
   std::string table;
   std::string csv;
   std::vector<std::pair<std::string, ReportValue>> report;
+  BenchmarkRow rows[2];  // scores alone
 };
 
 Results evaluate(const std::vector<Line>& lines, int systems, const EvalOptions& o) {
@@ -137,6 +140,9 @@ Results evaluate(const std::vector<Line>& lines, int systems, const EvalOptions&
       row += fmt::format("  {:<31}", interval_text(value));
       csv_line(line.name, kSystems[s], n, value, "", out.csv.empty());
       out.report.emplace_back(fmt::format("{}_{}", line.name, kSystems[s]), value.value);
+      if (line.name == "perplexity") out.rows[s].perplexity = value.value;
+      if (line.name == "BLEU") out.rows[s].bleu = value.value;
+      if (line.name == "ROUGE-L") out.rows[s].rouge_l = value.value;
     }
     if (systems == 2) {
       Paired paired = compare(line.systems[0], line.systems[1], o.resamples, seed);
@@ -172,6 +178,43 @@ void write_answers(const fs::path& folder, const std::vector<Answered>& answers,
   }
   write_file_atomic(folder / "answers.jsonl", lines);
   write_file_atomic(folder / "answers.md", page);
+}
+
+// "c" of "a/b/c" and of "a/b/c/".
+fs::path without_slash(const fs::path& path) {
+  fs::path normal = path.lexically_normal();
+  return normal.has_filename() ? normal : normal.parent_path();
+}
+
+// runs/NAME/adapter and runs/NAME/model: what a run leaves.
+std::string run_of(const EvalOptions& o) {
+  if (!o.run.empty()) return o.run;
+  return without_slash(fs::absolute(o.adapter.empty() ? o.model : o.adapter))
+      .parent_path()
+      .filename()
+      .string();
+}
+
+void add_to_table(const EvalOptions& o, const Process& process, const RunReport& report,
+                  const LoadedModel& model, Results& results, int systems) {
+  for (int s = 0; s < systems; ++s) {
+    BenchmarkRow& row = results.rows[s];
+    row.time_utc = utc_now();
+    row.run = run_of(o);
+    row.host = process.host();
+    row.device = report.device;
+    row.version = report.build.version;
+    row.command = s + 1 == systems ? "eval" : "eval-base";
+    row.precision = name_of(model.recipe().precision);
+    row.model = without_slash(o.model).filename().string();
+    row.data = without_slash(o.data).filename().string();
+    row.ranks = report.ranks;
+    row.nodes = report.nodes;
+    row.config_hash = report.config_hash;
+    row.versions = versions_text(cuda_build_version(), cuda_build_version().empty() ? "" : nccl_version());
+    row.vocab_size = model.config().vocab_size;
+    append_benchmark(o.results, row);
+  }
 }
 
 }  // namespace
@@ -257,6 +300,7 @@ void run_evaluation(const Process& process, const EvalOptions& o, const std::str
   report.results.emplace_back("perplexity_seconds", scoring_seconds);
   report.results.emplace_back("answer_seconds", answering_seconds);
   write_run_report(output / "run.json", report);
+  if (!o.results.empty()) add_to_table(o, process, report, model, results, systems);
   fmt::print("{}BLEU: {}\nROUGE: {}\n", results.table, kBleuSignature, kRougeSignature);
   log::info("{} supervised tokens in {}, {} answered tokens in {}; results in {}",
             static_cast<int64_t>(supervised), human_seconds(scoring_seconds), generated,

@@ -34,6 +34,12 @@ void describe(OptionSet& set, EvalOptions& o) {
           {.flag = "--tokenizer", .value_name = "PATH"});
   set.add("output", o.output, "folder to make: tables, answers, run.json",
           {.flag = "--output", .value_name = "DIR"});
+  set.add("results", o.results, "table of runs to add the scores to, as results/benchmarks.csv; empty: none",
+          {.flag = "--results", .value_name = "FILE"});
+  set.add(
+      "run", o.run,
+      "name of the run in that table; empty: the folder that holds --adapter, or --model where there is none",
+      {.flag = "--run", .value_name = "NAME"});
   set.add("overwrite", o.overwrite, "replace results that are already there", {.flag = "--overwrite"});
   set.add_enum<DeviceChoice>("device", o.device, kDeviceNames, "where to compute", {.flag = "--device"});
   set.add("precision", o.precision, "number formats; auto: bf16 on a GPU, fp32 on a CPU",

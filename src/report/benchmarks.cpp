@@ -1,8 +1,10 @@
 // Rows stay whole because each is one write to a file opened with O_APPEND; the lock is for network file
 // systems, where O_APPEND alone does not order writers of several nodes, and for the look at the file's end
-// that precedes the write.
+// that precedes the write. A table of fewer columns is replaced by a wider one while the lock of the old file
+// is held, so whoever waited for that lock must look whether the file is still the one of that name.
 #include "llmft/report/benchmarks.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
@@ -24,6 +26,12 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr double kLockSeconds = 30;
+constexpr size_t kFirstColumns = 32;  // of the first version's tables
+
+template <class Integer>
+std::string csv_count(const std::optional<Integer>& value) {
+  return value ? std::to_string(*value) : "";
+}
 
 std::vector<CsvColumn> columns(const BenchmarkRow& row) {
   return {{"time_utc", row.time_utc},
@@ -35,29 +43,40 @@ std::vector<CsvColumn> columns(const BenchmarkRow& row) {
           {"precision", row.precision},
           {"strategy", row.strategy},
           {"mode", row.mode},
-          {"adapter_rank", std::to_string(row.adapter_rank)},
+          {"adapter_rank", csv_count(row.adapter_rank)},
           {"model", row.model},
           {"data", row.data},
           {"ranks", std::to_string(row.ranks)},
           {"nodes", std::to_string(row.nodes)},
-          {"pack_tokens", std::to_string(row.pack_tokens)},
-          {"batch_packs", std::to_string(row.batch_packs)},
-          {"steps", std::to_string(row.steps)},
-          {"samples", std::to_string(row.samples)},
-          {"tokens", std::to_string(row.tokens)},
-          {"supervised_tokens", std::to_string(row.supervised_tokens)},
+          {"pack_tokens", csv_count(row.pack_tokens)},
+          {"batch_packs", csv_count(row.batch_packs)},
+          {"steps", csv_count(row.steps)},
+          {"samples", csv_count(row.samples)},
+          {"tokens", csv_count(row.tokens)},
+          {"supervised_tokens", csv_count(row.supervised_tokens)},
           {"samples_per_s", csv_number(row.samples_per_s)},
           {"tokens_per_s", csv_number(row.tokens_per_s)},
           {"supervised_tokens_per_s", csv_number(row.supervised_tokens_per_s)},
           {"step_time_median_s", csv_number(row.step_time_median_s)},
           {"epoch_time_s", csv_number(row.epoch_time_s)},
-          {"training_time_s", number(row.training_time_s)},
-          {"peak_memory_bytes", std::to_string(row.peak_memory_bytes)},
+          {"training_time_s", csv_number(row.training_time_s)},
+          {"peak_memory_bytes", csv_count(row.peak_memory_bytes)},
           {"mfu", csv_number(row.mfu)},
           {"loss_first", csv_number(row.loss_first)},
           {"loss_last", csv_number(row.loss_last)},
           {"valid_loss", csv_number(row.valid_loss)},
-          {"config_hash", row.config_hash}};
+          {"config_hash", row.config_hash},
+          {"machine", row.machine},
+          {"versions", row.versions},
+          {"adapter_alpha", csv_number(row.adapter_alpha)},
+          {"sample_length_mean", csv_number(row.sample_length_mean)},
+          {"max_length", csv_count(row.max_length)},
+          {"padded_tokens_per_s", csv_number(row.padded_tokens_per_s)},
+          {"joules_per_token", csv_number(row.joules_per_token)},
+          {"vocab_size", csv_count(row.vocab_size)},
+          {"perplexity", csv_number(row.perplexity)},
+          {"bleu", csv_number(row.bleu)},
+          {"rouge_l", csv_number(row.rouge_l)}};
 }
 
 [[noreturn]] void fail(const fs::path& path, const char* action) {
@@ -86,6 +105,14 @@ class LockedTable {
   ~LockedTable() { ::close(fd_); }  // and lets go of the lock
   LockedTable(const LockedTable&) = delete;
   LockedTable& operator=(const LockedTable&) = delete;
+
+  // False: another process has replaced the file since it was opened.
+  bool is_the_file() const {
+    struct stat mine {
+    }, named{};
+    if (::fstat(fd_, &mine) != 0 || ::stat(path_.c_str(), &named) != 0) return false;
+    return mine.st_ino == named.st_ino && mine.st_dev == named.st_dev;
+  }
 
   // Without its end; none in an empty file.
   std::optional<std::string> first_line() const {
@@ -134,6 +161,34 @@ void make_table(const fs::path& path, const std::string& header) {
     ::unlink(temporary.c_str());
 }
 
+size_t columns_in(std::string_view header) {
+  return 1 + static_cast<size_t>(std::count(header.begin(), header.end(), ','));
+}
+
+// The table of a version that had fewer columns.
+bool is_older(const std::string& first_line, const std::string& header) {
+  return columns_in(first_line) >= kFirstColumns && header.starts_with(first_line + ",");
+}
+
+// Every record with so many empty fields more; the text then ends with a line end.
+std::string with_more_columns(const std::string& table, size_t more) {
+  std::string out, ending = std::string(more, ',') + "\n";
+  bool quoted = false, inside = false;
+  for (char c : table) {
+    if (c == '"') quoted = !quoted;
+    if (c != '\n' || quoted) {
+      if (c == '\r' && !quoted) continue;
+      out += c;
+      inside = true;
+    } else if (inside) {
+      out += ending;
+      inside = false;
+    }
+  }
+  if (inside) out += ending;
+  return out;
+}
+
 }  // namespace
 
 std::string benchmark_header() {
@@ -147,8 +202,16 @@ std::string to_csv(const BenchmarkRow& row) {
 void append_benchmark(const fs::path& path, const BenchmarkRow& row) {
   std::string header = benchmark_header();
   if (!fs::exists(path)) make_table(path, header);
-  LockedTable table(path);
-  std::optional<std::string> first = table.first_line();
+  std::optional<LockedTable> opened;
+  do opened.emplace(path);
+  while (!opened->is_the_file());
+  std::optional<std::string> first = opened->first_line();
+  if (first && is_older(*first, header)) {
+    std::string wider = with_more_columns(read_file(path), columns_in(header) - columns_in(*first));
+    write_file_atomic(path, header + wider.substr(wider.find('\n')) + to_csv(row) + "\n");
+    return;
+  }
+  const LockedTable& table = *opened;
   std::string prefix;
   if (!first) {
     prefix = header + "\n";

@@ -2,6 +2,7 @@
 // this layer needs none of them to link.
 #include "llmft/report/machine.hpp"
 
+#include <algorithm>
 #include <array>
 #include <fstream>
 
@@ -14,6 +15,7 @@
 #include <unistd.h>
 
 #include "llmft/base/text.hpp"
+#include "llmft/report/energy.hpp"
 
 namespace llmft {
 namespace {
@@ -69,11 +71,21 @@ std::string text_version(const char* function) {
   return get == nullptr ? "" : std::string(trim(get()));
 }
 
+// 130100 -> 13.1.0
+std::string five_digits(size_t v) {
+  return fmt::format("{}.{}.{}", v / 10000, v / 100 % 100, v % 100);
+}
+
 std::string xxhash_version() {
   auto* get = loaded<unsigned()>("XXH_versionNumber");
   if (get == nullptr) return "";
-  unsigned v = get();
-  return fmt::format("{}.{}.{}", v / 10000, v / 100 % 100, v % 100);
+  return five_digits(get());
+}
+
+// For functions `size_t name()`.
+std::string number_version(const char* function) {
+  auto* get = loaded<size_t()>(function);
+  return get == nullptr ? "" : five_digits(get());
 }
 
 std::string pcre2_version() {
@@ -121,6 +133,9 @@ std::vector<std::pair<std::string, std::string>> library_versions() {
   auto add = [&](const char* name, std::string version) {
     if (!version.empty()) versions.emplace_back(name, std::move(version));
   };
+  add("driver", driver_version());
+  add("cuBLAS", number_version("cublasLtGetVersion"));
+  add("cuDNN", number_version("cudnnGetVersion"));
   add("MPI", mpi_version());
   add("HDF5", hdf5_version());
   add("OpenBLAS", openblas_version());
@@ -133,6 +148,42 @@ std::vector<std::pair<std::string, std::string>> library_versions() {
                                    NLOHMANN_JSON_VERSION_PATCH));
   add("glibc", ::gnu_get_libc_version());
   return versions;
+}
+
+std::string versions_text(const std::string& cuda, const std::string& nccl) {
+  std::vector<std::pair<std::string, std::string>> all = library_versions();
+  std::vector<std::string> parts;
+  auto add = [&](const char* name, const std::string& version) {
+    if (!version.empty()) parts.push_back(fmt::format("{} {}", name, version));
+  };
+  auto found = [&](std::string_view name) {
+    for (const auto& [known, version] : all)
+      if (known == name) return version;
+    return std::string();
+  };
+  add("driver", found("driver"));
+  add("CUDA", cuda);
+  for (const char* name : {"cuBLAS", "cuDNN"}) add(name, found(name));
+  if (!nccl.empty() && nccl[0] >= '0' && nccl[0] <= '9') add("NCCL", nccl);  // else why there is none
+  if (cuda.empty()) add("OpenBLAS", found("OpenBLAS"));
+  add("MPI", found("MPI"));
+  return join(parts, ", ");
+}
+
+std::string machine_text(const std::vector<std::string>& devices, int64_t nodes, int64_t cpus_of_node) {
+  std::vector<std::pair<std::string, int>> kinds;
+  for (const std::string& name : devices) {
+    auto known =
+        std::find_if(kinds.begin(), kinds.end(), [&](const auto& kind) { return kind.first == name; });
+    if (known == kinds.end())
+      kinds.emplace_back(name, 1);
+    else
+      ++known->second;
+  }
+  std::vector<std::string> parts;
+  for (const auto& [name, count] : kinds) parts.push_back(fmt::format("{} x {}", count, name));
+  std::string of_nodes = nodes > 1 ? fmt::format("{} nodes of ", nodes) : "";
+  return fmt::format("{}, {}{} CPUs", join(parts, " + "), of_nodes, cpus_of_node);
 }
 
 }  // namespace llmft

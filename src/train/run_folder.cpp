@@ -9,6 +9,8 @@
 #include "llmft/base/error.hpp"
 #include "llmft/base/file.hpp"
 #include "llmft/base/text.hpp"
+#include "llmft/comm/comm.hpp"
+#include "llmft/comm/gpu_choice.hpp"
 #include "llmft/report/benchmarks.hpp"
 
 namespace llmft {
@@ -35,6 +37,22 @@ std::string folder_name(const fs::path& path) {
 bool run_is_finished(const fs::path& run_json) {
   auto json = nlohmann::json::parse(read_file(run_json), nullptr, /*allow_exceptions=*/false);
   return json.is_object() && json.value("finished", false);
+}
+
+// That of this rank's device; the first rank of a node counts what its CPUs use.
+EnergyMeter energy_meter(const Process& process, const Device& device) {
+  if (device.kind() == DeviceKind::cpu)
+    return process.local_rank() == 0 ? EnergyMeter::of_cpus() : EnergyMeter::none();
+  auto gpu = static_cast<size_t>(gpu_of_rank(process));
+  std::vector<GpuInfo> gpus = list_gpus();
+  return EnergyMeter::of_gpu(gpu < gpus.size() ? gpus[gpu].bus_id : "");
+}
+
+// --max-length of `llmft preprocess`.
+std::optional<int64_t> max_length_of(const Manifest& data) {
+  auto settings = nlohmann::json::parse(data.settings, nullptr, /*allow_exceptions=*/false);
+  if (!settings.is_object() || !settings.contains("max_length")) return std::nullopt;
+  return settings.value("max_length", int64_t{0});
 }
 
 // Of what decides a run's numbers and speed, not of where it is written.
@@ -87,6 +105,10 @@ void RunFolder::start(const Device& device) {
   process_.all_reduce_sum(nodes);
   report_.nodes = nodes[0];
   report_.device = device.name();
+  energy_.emplace(energy_meter(process_, device));
+  bool named = device.kind() == DeviceKind::cuda || process_.local_rank() == 0;
+  for (const std::string& name : process_.all_gather(named ? device.name() : ""))
+    if (!name.empty()) devices_.push_back(name);
   report_.build.cuda = cuda_build_version();
   report_.config_hash = config_hash(config_yaml_);
   started_ = true;
@@ -109,12 +131,18 @@ void RunFolder::open_steps(int64_t last_step) {
 }
 
 void RunFolder::count_step(const StepRow& row, int64_t samples) {
-  if (steps_seen_++ < o_.timing_warmup) return;
+  if (++steps_seen_ < o_.timing_warmup) return;
+  energy_->step_done(row.tokens);  // the last one of the warm-up begins the stretch
+  if (steps_seen_ <= o_.timing_warmup) return;
   step_seconds_.push_back(row.step_time_s);
   tokens_per_s_.push_back(row.tokens_per_s);
   supervised_per_s_.push_back(row.supervised_tokens_per_s);
   samples_per_s_.push_back(static_cast<double>(samples) / row.step_time_s);
   if (row.mfu) mfus_.push_back(*row.mfu);
+}
+
+void RunFolder::leave_steps() {
+  if (energy_) energy_->pause();
 }
 
 void RunFolder::write_step(const StepRow& row) {
@@ -138,6 +166,10 @@ void RunFolder::finish(const TrainState& state, const Device& device, const Outc
   std::vector<std::string> memory_texts = process_.all_gather(memory_rows(process_.rank(), memory));
   double peak[] = {static_cast<double>(device.peak_bytes())};
   process_.all_reduce_max(peak);
+  std::optional<double> used = energy_->joules();
+  double joules[] = {used.value_or(0)};
+  process_.all_reduce_sum(joules);
+  bool counted = process_.all_agree(used.has_value()) && energy_->tokens() > 0;
   if (!process_.is_root()) return;
   write_timing_table(path("timing.csv"), timing_texts);
   write_memory_table(path("memory.csv"), memory_texts);
@@ -175,6 +207,17 @@ void RunFolder::finish(const TrainState& state, const Device& device, const Outc
   row.loss_last = state.last_loss;
   row.valid_loss = state.last_valid;
   row.config_hash = report_.config_hash;
+  row.machine = machine_text(devices_, report_.nodes, report_.machine.cores);
+  row.versions = versions_text(report_.build.cuda, report_.build.cuda.empty() ? "" : nccl_version());
+  row.adapter_alpha = outcome.adapter_rank == 0 ? 0 : outcome.adapter_alpha;
+  if (outcome.data.kept > 0)
+    row.sample_length_mean =
+        static_cast<double>(outcome.data.tokens) / static_cast<double>(outcome.data.kept);
+  row.max_length = max_length_of(outcome.data);
+  if (row.samples_per_s && row.max_length)
+    row.padded_tokens_per_s = *row.samples_per_s * static_cast<double>(*row.max_length);
+  if (counted) row.joules_per_token = joules[0] / static_cast<double>(energy_->tokens());
+  row.vocab_size = outcome.vocab_size;
 
   report_.finished = true;
   report_.results = {{"steps", state.step},
@@ -191,7 +234,10 @@ void RunFolder::finish(const TrainState& state, const Device& device, const Outc
                      {"supervised_tokens_per_s", row.supervised_tokens_per_s.value_or(kNotMeasured)},
                      {"step_time_median_s", row.step_time_median_s.value_or(kNotMeasured)},
                      {"training_time_s", state.seconds},
-                     {"peak_memory_bytes", static_cast<int64_t>(row.peak_memory_bytes)},
+                     {"peak_memory_bytes", static_cast<int64_t>(*row.peak_memory_bytes)},
+                     {"joules_per_token", row.joules_per_token.value_or(kNotMeasured)},
+                     {"machine", row.machine},
+                     {"versions", row.versions},
                      {"loss_first", state.first_loss},
                      {"loss_last", state.last_loss}};
   if (state.first_valid) report_.results.emplace_back("valid_loss_first", *state.first_valid);

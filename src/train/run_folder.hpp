@@ -7,6 +7,8 @@
 #include <vector>
 
 #include "llmft/comm/process.hpp"
+#include "llmft/data/manifest.hpp"
+#include "llmft/report/energy.hpp"
 #include "llmft/report/run_report.hpp"
 #include "llmft/report/step_log.hpp"
 #include "llmft/report/tables.hpp"
@@ -35,10 +37,15 @@ class RunFolder {
   bool finished_before() const { return finished_before_; }
   void open_steps(int64_t last_step);
   void count_step(const StepRow& row, int64_t samples);
+  // Something else than steps comes next.
+  void leave_steps();
   void write_step(const StepRow& row);
   void leave_requeue_mark(int64_t step);
   struct Outcome {
     int64_t adapter_rank;
+    double adapter_alpha;
+    int64_t vocab_size;
+    const Manifest& data;
     double tokens_per_epoch;
     bool early_stopped;
   };
@@ -53,6 +60,8 @@ class RunFolder {
   PhaseTimer timer_;
   RunReport report_;
   std::optional<StepLog> steps_;
+  std::optional<StepEnergy> energy_;
+  std::vector<std::string> devices_;  // for machine_text()
   std::vector<double> step_seconds_, tokens_per_s_, supervised_per_s_, samples_per_s_, mfus_;
   int64_t steps_seen_ = 0;
   bool made_ = false;

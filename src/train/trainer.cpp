@@ -435,6 +435,7 @@ void Trainer::complete_step() {
 }
 
 double Trainer::validate() {
+  folder_.leave_steps();
   auto timed = folder_.phase("validation");
   uint64_t packs = valid_loader_->packs_in_epoch(0);
   if (o_.validate_packs > 0) packs = std::min(packs, static_cast<uint64_t>(o_.validate_packs));
@@ -474,6 +475,7 @@ bool Trainer::validate_and_judge(StepRow* row) {
 
 void Trainer::save() {
   if (last_checkpoint_ == state_.step || o_.measure_only) return;
+  folder_.leave_steps();
   auto timed = folder_.phase("checkpoint");
   // the next step's loss would show it, but too late for this checkpoint
   if (!std::isfinite(rank_.optimizer->parameter_norm()))
@@ -487,6 +489,7 @@ void Trainer::save() {
 }
 
 void Trainer::end_of_run(bool early) {
+  folder_.leave_steps();
   if (profile_) profile_->report(o_.output, process_.is_root());
   save();
   fs::path output = o_.output;
@@ -504,7 +507,8 @@ void Trainer::end_of_run(bool early) {
   Comm::Exposed exposed = comm_->exposed();
   folder_.add_phase("exposed_communication", exposed.seconds, exposed.waits);
   folder_.finish(state_, *device_,
-                 {tensors_.adapter().rank, static_cast<double>(loader_.tokens_in_epoch()), early});
+                 {tensors_.adapter().rank, tensors_.adapter().alpha, config_.vocab_size, shards_.manifest(),
+                  static_cast<double>(loader_.tokens_in_epoch()), early});
 }
 
 bool Trainer::resume_from_checkpoint() {

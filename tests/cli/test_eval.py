@@ -65,6 +65,23 @@ def test_scores_are_those_of_the_real_libraries(both):
         assert all(row[system]["tokens"] <= 12 for row in rows)
 
 
+def test_scores_go_into_the_table_of_runs(evaluate, trained, train_args, tmp_path):
+    sys.path.insert(0, str(runs.ROOT / "postprocess"))
+    import read
+
+    results = tmp_path / "benchmarks.csv"
+    results.write_bytes(pathlib.Path(train_args[train_args.index("--results") + 1]).read_bytes())
+    before = results.read_text()
+    done, output = evaluate("--adapter", trained.path / "adapter", "--results", results)
+    assert done.returncode == 0, done.stderr
+    assert results.read_text().startswith(before)
+    row = [row for row in read.read_benchmarks(results) if row.run == trained.path.name][-1]
+    assert row.base_perplexity == float(table(output)["perplexity", "base"]["value"])
+    for system, prefix in (("adapter", ""), ("base", "base_")):
+        for metric, column in (("perplexity", "perplexity"), ("BLEU", "bleu"), ("ROUGE-L", "rouge_l")):
+            assert getattr(row, prefix + column) == float(table(output)[metric, system]["value"])
+
+
 def test_perplexity_is_the_trainers_validation_loss(both, trained):
     _, output = both
     losses = [float(row["valid_loss"]) for row in trained.rows() if row["valid_loss"]]

@@ -84,6 +84,32 @@ def plots(tmp_path: pathlib.Path, *args, **env) -> subprocess.CompletedProcess:
     return run("plots.py", *paths, *args, **env)
 
 
+def test_a_table_of_the_first_version_reads_as_one_whose_later_columns_were_not_measured(tmp_path):
+    (row,) = table(tmp_path, [entry()])
+    assert row.machine == "" and row.joules_per_token is None and row.perplexity is None and row.base_bleu is None
+    assert row.valid_loss == 2.1 and row.config_hash == "00"
+
+
+def test_later_columns_and_the_scores_of_a_run(tmp_path):
+    later = dict.fromkeys(read.LATER_COLUMNS, "")
+    more = later | {"machine": "2 x X, 64 CPUs", "max_length": 512, "joules_per_token": 0.01, "adapter_alpha": 0}
+    scores = lambda command, run, ppl: dict.fromkeys(read.BENCHMARK_COLUMNS, "") | later | {
+        "command": command, "run": run, "perplexity": ppl, "bleu": 0}  # fmt: skip
+    rows = [entry(run="a") | more, entry(run="b") | more, scores("eval-base", "a", 9.5), scores("eval", "a", 3.5)]
+    rows += [scores("eval", "elsewhere", 1), entry(run="a") | more, scores("eval", "b", 7), scores("eval", "b", 6)]
+    path = tmp_path / "table.csv"
+    lines = [",".join(read.BENCHMARK_COLUMNS + read.LATER_COLUMNS)]
+    lines += [",".join(f'"{v}"' if "," in str(v) else str(v) for v in row.values()) for row in rows]
+    path.write_text("\n".join(lines) + "\n")
+    first, second, again = read.read_benchmarks(path)
+    assert (first.perplexity, first.base_perplexity, first.bleu, first.base_rouge_l) == (3.5, 9.5, 0, None)
+    assert second.perplexity == 6 and again.perplexity is None
+    assert (first.machine, first.max_length, first.joules_per_token) == ("2 x X, 64 CPUs", 512, 0.01)
+    path.write_text(path.read_text().replace(",3.5,", ",x,"))
+    with pytest.raises(read.UserError, match="perplexity 'x' is not a number"):
+        read.read_benchmarks(path)
+
+
 def test_every_figure_of_a_full_table(tmp_path):
     write_table(tmp_path / "benchmarks.csv", grid())
     write_run(tmp_path / "runs/first", [8.0 / k + 1 for k in range(1, 80)], {40: 1.5, 79: 1.25})

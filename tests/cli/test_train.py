@@ -4,6 +4,7 @@ import csv
 import itertools
 import json
 import math
+import pathlib
 import shutil
 import signal
 import time
@@ -318,6 +319,13 @@ def test_tables_of_a_run(train_once, train_args):
     assert (row["command"], row["precision"], row["adapter_rank"], row["steps"]) == ("train", "fp32", "4", "4")
     assert int(row["peak_memory_bytes"]) == max(memory["peak"])
     assert row["config_hash"] == report["config_hash"]
+    manifest = json.loads((pathlib.Path(train_args[train_args.index("--data") + 1]) / "manifest.json").read_text())
+    assert (row["max_length"], row["vocab_size"], row["adapter_alpha"]) == (str(manifest["settings"]["max_length"]), "2048", "32")
+    assert float(row["sample_length_mean"]) == pytest.approx(manifest["tokens"] / manifest["kept"])
+    assert float(row["padded_tokens_per_s"]) == pytest.approx(float(row["samples_per_s"]) * manifest["settings"]["max_length"])
+    assert row["machine"].startswith("1 x ") and row["machine"].endswith(" CPUs") and "MPI " in row["versions"]
+    assert row["joules_per_token"] == "" and results["joules_per_token"] is None  # too short, or no counter
+    assert row["perplexity"] == row["bleu"] == row["rouge_l"] == ""
 
 
 def test_the_resolved_config_makes_the_same_run(train_once, tmp_path):

@@ -19,6 +19,8 @@ struct EvalOptions {
   std::string data;
   std::string tokenizer;  // empty: the model's
   std::string output = "runs/eval";
+  std::string results;  // a table of runs to add the scores to; empty: none
+  std::string run;      // whose scores they are there
   bool overwrite = false;
   DeviceChoice device = DeviceChoice::automatic;
   std::string precision = "auto";
@@ -44,7 +46,8 @@ ModelSource model_source(const Process& process, DeviceChoice device, const std:
                          int64_t threads);
 
 // Collective. Rank 0 prints the table and writes <output>/eval.csv, answers.jsonl, answers.md, run.json and
-// config.yaml. UserError: as LoadedModel's and ShardSet's; an output folder that has results already.
+// config.yaml; with `results`, rows "eval" and, of the model under an adapter, "eval-base" go into that
+// table. UserError: as LoadedModel's and ShardSet's; an output folder that has results already.
 void run_evaluation(const Process& process, const EvalOptions& options, const std::string& config_yaml);
 
 }  // namespace llmft

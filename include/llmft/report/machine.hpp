@@ -29,4 +29,12 @@ BuildInfo build_info();
 // against. One that is not loaded is left out.
 std::vector<std::pair<std::string, std::string>> library_versions();
 
+// What speed depends on, in a line for tables: "driver 570.124.06, CUDA 13.0, cuBLAS 13.1.0, cuDNN 9.13.0,
+// NCCL 2.27.7, MPI Open MPI v4.1.4". The caller has the first two names of the build (device/, comm/); empty:
+// without.
+std::string versions_text(const std::string& cuda, const std::string& nccl);
+// The machine of a run in a line: "2 x NVIDIA H100 80GB HBM3, 64 CPUs"; "..., 2 nodes of 64 CPUs". devices: a
+// name for each GPU, or for each node where its CPUs are the device.
+std::string machine_text(const std::vector<std::string>& devices, int64_t nodes, int64_t cpus_of_node);
+
 }  // namespace llmft
