@@ -174,8 +174,10 @@ def append_row():
         "tokens_per_s": round(tok_s, 1), "step_time_median_s": median, "peak_memory_bytes": peak, "loss_last": loss}
     if a.lengths == "fixed":
         row["samples_per_s"] = tok_s / a.seq
-    row |= {k: v for k, v in {"adapter_alpha": "" if a.full else 2 * a.rank, "sample_length_mean": sum(tokens) / (a.batch * len(times)),
-                              "vocab_size": config.vocab_size}.items() if k in header}
+    longest = a.seq if a.lengths == "fixed" else 2048
+    later = {"adapter_alpha": "" if a.full else 2 * a.rank, "sample_length_mean": sum(tokens) / (a.batch * len(times)),
+             "max_length": longest, "padded_tokens_per_s": row["samples_per_s"] * longest, "vocab_size": config.vocab_size}
+    row |= {k: v for k, v in later.items() if k in header}
     with open(a.table, "a", newline="") as f:
         csv.writer(f, lineterminator="\n").writerow([row[c] for c in header])
 
