@@ -54,6 +54,12 @@ bench: deps ## build and run the benchmarks
 plots: deps ## draw the plots from results/benchmarks.csv and runs/ into results/
 	@$(PYTHON) postprocess/plots.py --benchmarks results/benchmarks.csv --runs runs --out results
 
+.PHONY: report
+MEASURED ?= docs/measured
+OUT ?= docs
+report: deps ## the report of docs/measured (or MEASURED=results RUNS=runs OUT=results/report; PDF=1 for PDFs too)
+	@$(PYTHON) postprocess/report.py --measured $(MEASURED) $(if $(RUNS),--runs $(RUNS)) --out $(OUT) $(if $(PDF),--pdf)
+
 bundle: build ## one relocatable folder (program, libraries, MPI runtime) for nodes that lack packages
 	@tools/bundle.sh $(BUILD) bundle
 

@@ -47,9 +47,9 @@ def _caption(choice: Choice, *notes: str, whiskers: bool = True) -> str:
     if counts == {1}:
         repeats = "One run each."
     versions = ", ".join(sorted({row.version for row in choice.rows}))
-    hosts = sorted({row.host for row in choice.rows})
+    hosts = sorted({row.host for row in choice.rows} - {""})
     where = ", ".join(hosts) if len(hosts) <= 4 else f"{hosts[0]} and {len(hosts) - 1} more hosts"
-    return " ".join((repeats, *(note for note in notes if note), f"llmft {versions} on {where}."))
+    return " ".join((repeats, *(note for note in notes if note), f"llmft {versions}{' on ' if where else ''}{where}."))
 
 
 def _subtitle(choice: Choice, modes) -> str:

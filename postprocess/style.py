@@ -129,23 +129,24 @@ def unit_of(kind: str, largest: float) -> Unit:
 
 
 def frame(
-    title: str, subtitle: str, caption: str, panels: int = 1, right: float = 0.25, above: float = 0
+    title: str, subtitle: str, caption: str, panels: int = 1, right: float = 0.25, above: float = 0,
+    height: float = 3.1, left: float = _LEFT,
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with room for its words; `right`: inches right of each panel, for labels at the ends of lines;
-    `above`: inches above it, for a legend or a panel's title."""
+    """A figure with room for its words; `right`, `left`: inches beside each panel, for labels at the ends of lines;
+    `above`: inches above it, for a legend or a panel's title; `height`: of the panels."""
     width = 7.6 if panels == 1 else 11.6
     characters = int(width * 13.2)
     lines = textwrap.wrap(subtitle, characters, break_on_hyphens=False)
     notes = textwrap.wrap(caption, int(characters * 1.1), break_on_hyphens=False)
     top, bottom = _TOP + above + 0.2 * (len(lines) - 1), _BOTTOM + 0.17 * (len(notes) - 1)
-    height = 3.1 + top + bottom
+    panel, height = height, height + top + bottom
     figure = Figure(figsize=(width, height))
     figure.text(0.25 / width, 1 - 0.2 / height, title, fontsize=14, weight="bold", va="top")
     figure.text(0.25 / width, 1 - 0.5 / height, "\n".join(lines), fontsize=10, color=FAINT, va="top", linespacing=1.3)
     figure.text(0.25 / width, 0.15 / height, "\n".join(notes), fontsize=9, color=FAINT, va="bottom", linespacing=1.3)
     each = width / panels
-    size = ((each - _LEFT - right) / width, (height - top - bottom) / height)
-    axes = [figure.add_axes(((i * each + _LEFT) / width, bottom / height, *size)) for i in range(panels)]
+    size = ((each - left - right) / width, panel / height)
+    axes = [figure.add_axes(((i * each + left) / width, bottom / height, *size)) for i in range(panels)]
     return figure, axes
 
 
@@ -257,9 +258,10 @@ def remove(folder: pathlib.Path, name: str) -> None:
         (folder / f"{name}.{form}").unlink(missing_ok=True)
 
 
-def save(figure: Figure, folder: pathlib.Path, name: str) -> None:
+def save(figure: Figure, folder: pathlib.Path, name: str, forms: tuple[str, ...] = ("svg", "png")) -> None:
     """NAME.svg and NAME.png, each renamed into place when whole; neither holds a date or a program's version."""
-    for form, metadata in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": None})):
+    of = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}
+    for form, metadata in ((form, of[form]) for form in forms):
         part = folder / f".{name}.{form}.{os.getpid()}"
         try:
             figure.savefig(part, format=form, metadata=metadata, dpi=150)

@@ -1,0 +1,208 @@
+"""Brings measurements into docs/measured/: rows of tables that are not there yet, and the small files of runs.
+
+Any folder will do: every benchmarks.csv, variants.csv, comm.txt and run directory under it is taken, and tables of
+the names that docs/formats.md lists. A row that was transcribed from a document gives way to a measured one of the same cell.
+Paths in config.yaml lose their folders, which mean nothing elsewhere.
+"""
+import argparse
+import csv
+import io
+import pathlib
+import re
+import shutil
+import sys
+
+import read
+from measured import Cell, read_cells, read_table
+from read import UserError
+
+EXAMPLES = """examples:
+  python postprocess/collect.py gpu-runs/report gpu-runs/runs --set model=llama-3.2-1b-random --set data=letters-1024
+  python postprocess/collect.py results runs --measured docs/measured
+"""
+CELL_TABLES = ("benchmarks.csv", "variants.csv")
+TABLES = {  # name: the columns whose values together are a row's own
+    "preprocess.csv": ("system", "rows", "processes", "cores", "wall_s"),
+    "tokenizers.csv": ("tokenizer", "form"),
+    "generation.csv": ("system", "device", "precision", "batch", "kind"),
+    "comm.csv": ("device", "ranks", "collective", "of", "time_us"),
+    "models.csv": ("model",),
+    "data.csv": ("data",),
+}
+SMALL = ("run.json", "config.yaml", "steps.csv", "timing.csv", "memory.csv", "profile.csv")
+LARGEST = 1 << 20
+
+
+def write_table(path: pathlib.Path, rows: list[dict[str, str]]) -> None:
+    columns = list(dict.fromkeys(c for row in rows for c in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text.getvalue(), encoding="utf-8")
+    part.replace(path)
+
+
+def filled(fields: dict[str, str]) -> dict[str, str]:
+    return {column: text for column, text in fields.items() if text}
+
+
+def identity(row: Cell) -> tuple:
+    """Of one measurement, whatever its run has been called."""
+    return tuple(row.text(c) for c in ("time_utc", "host", "command", "precision", "strategy", "tokens_per_s", "config_hash"))
+
+
+def place(row: Cell) -> tuple:
+    """What a transcribed row and a measured one of the same cell have in common."""
+    texts = tuple(row.text(c) for c in ("device", "precision", "strategy", "mode"))
+    return (row.system, *texts, row.adapter_rank, row.ranks, row.tokens_a_rank, row.fixed, round(row.mean_length or 0, -1))
+
+
+class Collector:
+    def __init__(self, measured: pathlib.Path, changes: dict[str, str]):
+        self.measured, self.changes = measured, changes
+        (measured / "runs").mkdir(parents=True, exist_ok=True)
+        self.tables = {name: read_cells(measured / name) for name in CELL_TABLES}
+        self.names = {row.text("run") for rows in self.tables.values() for row in rows}
+        self.seen = {(path / "run.json").read_bytes() for path in read.find_runs(measured / "runs")}
+        self.names |= {path.name for path in read.find_runs(measured / "runs")}
+        self.renamed: dict[tuple[str, str, str], str] = {}  # (name, config hash, device): name here
+        self.rows = self.copied = self.dropped = 0
+
+    def unused(self, name: str) -> str:
+        new, count = name, 1
+        while new in self.names:
+            count += 1
+            new = f"{name}-v{count}"
+        self.names.add(new)
+        return new
+
+    def take_runs(self, folder: pathlib.Path) -> None:
+        for path in read.find_runs(folder):
+            run = read.read_run(path)
+            if run.report.get("command") != "train" or (path / "run.json").read_bytes() in self.seen:
+                continue
+            self.seen.add((path / "run.json").read_bytes())
+            name = self.unused(run.name)
+            self.renamed[run.name, str(run.report.get("config_hash", "")), str(run.report.get("device", ""))] = name
+            target = self.measured / "runs" / name
+            target.mkdir()
+            for file in (path / small for small in SMALL if (path / small).is_file()):
+                if file.stat().st_size > LARGEST:
+                    print(f"note: {file} is larger than {LARGEST >> 20} MiB and is left out")
+                elif file.name == "config.yaml":
+                    (target / file.name).write_text(without_folders(file.read_text(), self.changes))
+                else:
+                    shutil.copyfile(file, target / file.name)
+            self.copied += 1
+
+    def take_cells(self, path: pathlib.Path) -> None:
+        rows = self.tables[path.name]
+        known = {identity(row) for of in self.tables.values() for row in of}
+        for row in read_cells(path):
+            if identity(row) in known:
+                continue
+            known.add(identity(row))
+            fields = dict(row.fields)
+            name = row.text("run")
+            key = (name, row.text("config_hash"), row.device)
+            fields["run"] = self.renamed[key] if key in self.renamed else self.unused(name)
+            fields |= {k: v for k, v in self.changes.items() if row.system == "llmft" or k != "data"}
+            rows.append(Cell(row.where, fields))
+            self.rows += 1
+
+    def take_table(self, path: pathlib.Path) -> None:
+        keys = TABLES[path.name]
+        there = {tuple(r.text(k) for k in keys): r.fields for r in read_table(self.measured / path.name, keys)}
+        for row in read_table(path, keys):
+            key = tuple(row.text(k) for k in keys)
+            self.rows += filled(there.get(key, {})) != filled(row.fields)
+            there[key] = row.fields
+        write_table(self.measured / path.name, list(there.values()))
+
+    def take_comm(self, path: pathlib.Path, date: str) -> None:
+        lines = path.read_text().splitlines()
+        head = re.fullmatch(r"(\d+) ranks, (.+)", lines[0]) if lines else None
+        if head is None:
+            raise UserError(f"{path}:1: is not what bench_comm prints (its first line is 'N ranks, DEVICE')")
+        found = []
+        for line in lines[2:]:
+            fields = re.fullmatch(r"(\S+)\s+(.+?)\s+(\d+)\s+([\d.]+)\s+([\d.]+)\s+([\d.]+)", line)
+            if fields:
+                names = ("collective", "of", "bytes", "time_us", "algbw_gb_s", "busbw_gb_s")
+                found.append({"time_utc": date, "device": head[2], "ranks": head[1], **dict(zip(names, fields.groups()))})
+        keys = TABLES["comm.csv"]
+        old = [row.fields for row in read_table(self.measured / "comm.csv", keys)]
+        known = {tuple(row[k] for k in keys) for row in old}
+        new = [row for row in found if tuple(row[k] for k in keys) not in known]
+        self.rows += len(new)
+        write_table(self.measured / "comm.csv", old + new)
+
+    def take(self, folder: pathlib.Path) -> None:
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder")
+        self.take_runs(folder)
+        dates = []
+        for name in CELL_TABLES:
+            for path in sorted(folder.rglob(name)):
+                self.take_cells(path)
+                dates += [row.text("time_utc") for row in read_cells(path)]
+        for name in TABLES:
+            for path in sorted(folder.rglob(name)):
+                self.take_table(path)
+        for path in sorted(folder.rglob("comm.txt")):
+            self.take_comm(path, max(dates, default="")[:10])
+        for path in sorted(folder.rglob("quality.csv")):
+            target = self.measured / "quality"
+            target.mkdir(exist_ok=True)
+            shutil.copyfile(path, target / "quality.csv")
+
+    def write(self) -> None:
+        fresh = {place(row) for row in self.tables["benchmarks.csv"] if not row.text("source")}
+        for name, rows in self.tables.items():
+            kept = [row for row in rows if not (row.text("source") and place(row) in fresh)]
+            self.dropped += len(rows) - len(kept)
+            if rows:
+                write_table(self.measured / name, [row.fields for row in kept])
+
+
+def without_folders(text: str, changes: dict[str, str]) -> str:
+    text = re.sub(r'^(\w+: ")/[^"]*/([^"/]+)"', r'\1\2"', text, flags=re.M)
+    for key, value in changes.items():
+        text = re.sub(rf'^{key}: ".*"$', f'{key}: "{value}"', text, flags=re.M)
+    return text
+
+
+def main(args: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="collect.py", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folders", nargs="+", type=pathlib.Path, metavar="FOLDER")
+    parser.add_argument("--measured", type=pathlib.Path, default=pathlib.Path("docs/measured"), help="(%(default)s)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="COLUMN=VALUE",
+        help="names that say more than a folder's: model=..., data=... of all rows and runs taken",
+    )  # fmt: skip
+    options = parser.parse_args(args)
+    try:
+        changes = dict(text.split("=", 1) for text in options.set if "=" in text)
+        if len(changes) != len(options.set) or set(changes) - {"model", "data"}:
+            raise UserError(f"--set {' '.join(options.set)}: must be model=NAME or data=NAME")
+        collector = Collector(options.measured, changes)
+        # runs before tables: a run's name here is decided when its directory is taken
+        for folder in sorted(options.folders, key=lambda f: not read.find_runs(f)):
+            collector.take(folder)
+        collector.write()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
+    print(f"{options.measured}: {collector.rows} rows and {collector.copied} runs taken, {collector.dropped} transcribed rows replaced")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,263 @@
+"""A folder of measurements as the report reads it (docs/formats.md, "docs/measured"): tables and small run files.
+
+A missing file is a thing that was not measured; a file that is there and not of its form ends the program with one
+line. Every number keeps where it stands, so that the report can say so.
+"""
+import dataclasses
+import functools
+import pathlib
+import statistics
+from collections.abc import Callable, Iterable
+
+import read
+from read import Run, UserError
+
+ROW_COLUMNS = tuple(c for c in read.BENCHMARK_COLUMNS if c not in ("loss_first",))
+PEERS = (("unsloth", "Unsloth"), ("liger", "Liger"), ("", "PEFT"))
+REFERENCE = pathlib.Path(__file__).resolve().parent / "reference"
+
+
+def number(where: str, column: str, text: str | None) -> float | None:
+    value = read._number(where, column, text or "")
+    return value if value != 0 else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A line of a table: text by column. `row["x"]` is a number or None (not measured; zero reads as that too)."""
+
+    where: str  # "benchmarks.csv:12"
+    fields: dict[str, str]
+
+    def __getitem__(self, column: str) -> float | None:
+        return number(self.where, column, self.fields.get(column, ""))
+
+    def text(self, column: str) -> str:
+        return self.fields.get(column) or ""
+
+    def source(self, column: str) -> str:
+        note = self.text("source")
+        return f"{self.where}, {column}" + (f" ({note})" if note else "")
+
+
+class Cell(Row):
+    """A row of benchmarks.csv or variants.csv."""
+
+    @property
+    def system(self) -> str:
+        """llmft, or which peer."""
+        if self.text("command") != "peer":
+            return "llmft"
+        version = self.text("version").lower()
+        return next(name for start, name in PEERS if version.startswith(start))
+
+    @property
+    def device(self) -> str:
+        return self.text("device")
+
+    @property
+    def ranks(self) -> int:
+        return int(self["ranks"] or 1)
+
+    @property
+    def adapter_rank(self) -> int:
+        return int(self["adapter_rank"] or 0)
+
+    @property
+    def pack_tokens(self) -> int:
+        return int(self["pack_tokens"] or 0)
+
+    @property
+    def tokens_a_rank(self) -> int:
+        """Most tokens of a rank and step."""
+        return int(self.pack_tokens * (self["batch_packs"] or 1) / self.ranks)
+
+    @property
+    def mean_length(self) -> float | None:
+        """Tokens of a sample."""
+        if self["sample_length_mean"]:
+            return self["sample_length_mean"]
+        return self["tokens"] / self["samples"] if self["tokens"] and self["samples"] else None
+
+    @property
+    def fixed(self) -> bool:
+        """All samples of one length: the mean is the longest, or nothing is said of a longest."""
+        longest, mean = self["max_length"], self.mean_length
+        return not (longest and mean) or mean > 0.97 * longest
+
+    @property
+    def samples_per_s(self) -> float | None:
+        if self["samples_per_s"] or not self["tokens_per_s"] or not self.mean_length:
+            return self["samples_per_s"]
+        return self["tokens_per_s"] / self.mean_length
+
+    def value(self, column: str) -> float | None:
+        return self.samples_per_s if column == "samples_per_s" else self[column]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stat:
+    """Median of repeats, with where they stand."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    source: str
+    rows: tuple[Cell, ...]
+
+
+def stat(rows: Iterable[Cell], column: str) -> Stat | None:
+    rows = [row for row in rows if row.value(column) is not None]
+    if not rows:
+        return None
+    values = [row.value(column) for row in rows]
+    source = rows[0].source(column) + (f" and {len(rows) - 1} more, median" if len(rows) > 1 else "")
+    return Stat(statistics.median(values), min(values), max(values), len(values), source, tuple(rows))
+
+
+def read_table(path: pathlib.Path, columns: Iterable[str], make: Callable = Row) -> list:
+    """Rows of a CSV with at least these columns; none if there is no such file."""
+    if not path.is_file():
+        return []
+    text = read._open_text(path)
+    return [make(f"{path.name}:{where.rpartition(':')[2]}", fields) for where, fields in read._rows(path, text, list(columns))]
+
+
+def read_cells(path: pathlib.Path) -> list[Cell]:
+    rows = read_table(path, ROW_COLUMNS, Cell)
+    for row in rows:
+        for column, allowed in read._CHOICES.items():
+            if row.text(column) not in allowed:
+                raise UserError(f"{path.parent / row.where}: {column} '{row.text(column)}' is not one of {', '.join(allowed)}")
+        for column in ("ranks", "tokens_per_s", "peak_memory_bytes"):
+            if (row[column] or 0) < 0:
+                raise UserError(f"{path.parent / row.where}: {column} is negative; mend or remove the line")
+    return rows
+
+
+@dataclasses.dataclass
+class Measured:
+    folder: pathlib.Path
+    cells: list[Cell]  # the study's rows, ours and peers'
+    variants: list[Cell]  # runs beside the study: --deterministic, other modes
+    runs: dict[str, Run]
+    quality: list[Row]
+    quality_runs: dict[str, Run]
+    preprocess: list[Row]
+    tokenizers: list[Row]
+    generation: list[Row]
+    comm: list[Row]
+    models: dict[str, Row]
+    data: dict[str, Row]
+
+    @property
+    def ours(self) -> list[Cell]:
+        return [row for row in self.cells if row.system == "llmft"]
+
+    @property
+    def peers(self) -> list[Cell]:
+        return [row for row in self.cells if row.system != "llmft"]
+
+    def run_of(self, row: Cell) -> Run | None:
+        """The run directory of a row: by name, and by the hash of its options where both are known."""
+        run = self.runs.get(row.text("run"))
+        known = run and str(run.report.get("config_hash") or "")
+        return run if run and (not known or not row.text("config_hash") or known == row.text("config_hash")) else None
+
+    def option(self, row: Cell, key: str) -> str | None:
+        run = self.run_of(row)
+        return run.config.get(key) if run else None
+
+    def empty(self) -> bool:
+        return not any((self.cells, self.runs, self.quality, self.preprocess, self.generation, self.tokenizers))
+
+
+def table(run: Run, name: str, columns: Iterable[str]) -> list[Row]:
+    return [
+        Row(f"runs/{run.name}/{row.where}", row.fields) for row in read_table(run.path / name, columns)
+    ]
+
+
+def ledger(run: Run) -> list[Row]:
+    return table(run, "profile.csv", ("group", "calls", "seconds", "share", "flops", "bytes", "tflops", "tb_s", "roofline"))
+
+
+def memory(run: Run) -> dict[int, dict[str, Row]]:
+    """{rank: {part: row}}"""
+    of: dict[int, dict[str, Row]] = {}
+    for row in table(run, "memory.csv", ("rank", "part", "bytes")):
+        of.setdefault(read._count(row.where, "rank", row.text("rank")), {})[row.text("part")] = row
+    return of
+
+
+def timing(run: Run) -> dict[int, dict[str, Row]]:
+    of: dict[int, dict[str, Row]] = {}
+    for row in table(run, "timing.csv", ("rank", "phase", "seconds", "count")):
+        of.setdefault(read._count(row.where, "rank", row.text("rank")), {})[row.text("phase")] = row
+    return of
+
+
+@functools.lru_cache(maxsize=512)
+def _steps(path: pathlib.Path, name: str) -> tuple[Row, ...]:
+    return tuple(Row(f"runs/{name}/{r.where}", r.fields) for r in read_table(path, read.STEP_COLUMNS))
+
+
+def steps(run: Run) -> tuple[Row, ...]:
+    return _steps(run.path / "steps.csv", run.name)
+
+
+def _runs(folder: pathlib.Path) -> dict[str, Run]:
+    return {run.name: run for run in read.read_runs(folder)} if folder.is_dir() else {}
+
+
+def _named(rows: list[Row], key: str) -> dict[str, Row]:
+    return {row.text(key): row for row in rows}
+
+
+def read_measured(folder: pathlib.Path, runs: pathlib.Path | None = None) -> Measured:
+    """`runs`: the folder of run directories where it is not FOLDER/runs."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; give one with benchmarks.csv, as `llmft train` fills it")
+    table_of = lambda name, *columns: read_table(folder / name, columns)  # noqa: E731
+    quality = read_table(folder / "quality/quality.csv", ("precision", "mode", "metric"))
+    measured = Measured(
+        folder, read_cells(folder / "benchmarks.csv"), read_cells(folder / "variants.csv"), _runs(runs or folder / "runs"),
+        quality, _runs(folder / "quality/runs"),
+        table_of("preprocess.csv", "system", "rows", "text_bytes", "processes", "cores", "wall_s", "cpu_s"),
+        table_of("tokenizers.csv", "tokenizer", "form", "en_first", "en_repeated", "mix_first", "mix_repeated"),
+        table_of("generation.csv", "system", "device", "precision", "batch", "kind", "tokens_per_s"),
+        table_of("comm.csv", "device", "ranks", "collective", "of", "bytes", "time_us", "busbw_gb_s"),
+        _named(table_of("models.csv", "model", "vocab_size"), "model"), _named(table_of("data.csv", "data", "floor_nats"), "data"),
+    )  # fmt: skip
+    if measured.empty():
+        raise UserError(f"{folder}: has no measurement (no benchmarks.csv with a row, no runs); see docs/formats.md")
+    return measured
+
+
+class Reference:
+    """What others have published, with where it was said."""
+
+    def __init__(self, folder: pathlib.Path = REFERENCE):
+        def rows(name: str, *columns: str) -> list[Row]:
+            found = [Row(f"reference/{r.where}", r.fields) for r in read_table(folder / name, (*columns, "source"))]
+            for row in found:
+                if not row.text("source"):
+                    raise UserError(f"{folder / name}: {row.where}: has no source; a figure without one is not shown")
+            return found
+
+        self.original = rows("original.csv", "quantity", "precision", "strategy", "gpus", "value")
+        self.peers = rows("peers.csv", "system", "precision", "device", "mode", "adapter_rank", "batch", "sample_tokens",
+                          "lengths", "strategy", "gpus", "tokens_per_s", "memory_gb")  # fmt: skip
+        self.goals = {(r.text("goal"), r.text("precision")): r for r in rows("goals.csv", "goal", "precision", "value")}
+        self.devices = rows("devices.csv", "device", "power_w", "memory_gb")
+
+    def published(self, quantity: str, precision: str = "", strategy: str = "", gpus: int | None = None) -> Row | None:
+        for row in self.original:
+            if row.text("quantity") == quantity and row.text("precision") == precision and row.text("strategy") == strategy:
+                if gpus is None or row["gpus"] == gpus:
+                    return row
+        return None
+
+    def device(self, name: str) -> Row | None:
+        return next((row for row in self.devices if row.text("device") in name), None)
