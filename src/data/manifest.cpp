@@ -104,7 +104,11 @@ Manifest read_manifest(const fs::path& folder) {
     root.at("rows").get_to(m.rows);
     root.at("kept").get_to(m.kept);
     root.at("other_split").get_to(m.other_split);
-    for (size_t i = 0; i < m.drops.size(); ++i) root.at("drops").at(kDropReasonNames[i]).get_to(m.drops[i]);
+    const json& drops = root.at("drops");
+    for (size_t i = 0; i < m.drops.size(); ++i)
+      if (i != static_cast<size_t>(DropReason::too_short) ||
+          drops.contains(kDropReasonNames[i]))  // it came later
+        drops.at(kDropReasonNames[i]).get_to(m.drops[i]);
     root.at("truncated").get_to(m.truncated);
     root.at("overlap").get_to(m.overlap);
     root.at("tokens").get_to(m.tokens);

@@ -33,16 +33,19 @@ json settings_of(const Tokenizer& tokenizer, const std::string& template_name,
   json files = json::array();
   for (size_t i = 0; i < sources.files.size(); ++i)
     files.push_back({sources.files[i].name, sources.files[i].bytes, sources.hashes[i]});
-  return {{"format_version", kShardFormatVersion},
-          {"tokenizer_kind", tokenizer.kind()},
-          {"tokenizer_hash", tokenizer.file_hash()},
-          {"vocabulary_size", tokenizer.vocabulary_size()},
-          {"template", template_name},
-          {"max_length", options.max_length},
-          {"on_too_long", options.on_too_long == OnTooLong::drop ? "drop" : "truncate"},
-          {"validation", options.validation},
-          {"rows_per_shard", options.rows_per_shard},
-          {"sources", hash_bytes(files.dump())}};
+  json settings = {{"format_version", kShardFormatVersion},
+                   {"tokenizer_kind", tokenizer.kind()},
+                   {"tokenizer_hash", tokenizer.file_hash()},
+                   {"vocabulary_size", tokenizer.vocabulary_size()},
+                   {"template", template_name},
+                   {"max_length", options.max_length},
+                   {"on_too_long", options.on_too_long == OnTooLong::drop ? "drop" : "truncate"},
+                   {"validation", options.validation},
+                   {"rows_per_shard", options.rows_per_shard},
+                   {"sources", hash_bytes(files.dump())}};
+  // left out where it says nothing: shards from before there was such an option stay valid
+  if (options.min_length > 0) settings["min_length"] = options.min_length;
+  return settings;
 }
 
 Manifest::Lengths percentiles(const std::map<uint64_t, uint64_t>& lengths) {
@@ -77,7 +80,7 @@ SplitTotals share_totals(const Process& process, const SplitTotals& mine) {
   SplitTotals all;
   for (const std::string& text : process.all_gather(packed.dump())) {
     json j = json::parse(text);
-    SplitTotals part{j[0], j[1], j[2], {j[3].get<std::array<uint64_t, 4>>(), j[4], j[5]}, {}};
+    SplitTotals part{j[0], j[1], j[2], {j[3].get<DropCounts>(), j[4], j[5]}, {}};
     for (const json& entry : j[6]) part.lengths[entry[0]] = entry[1];
     all.add(part);
   }
@@ -222,6 +225,11 @@ void describe(OptionSet& set, PreprocessOptions& options) {
   set.add_enum<OnTooLong>("preprocess.on_too_long", options.on_too_long, kOnTooLong,
                           "what becomes of a longer one; a cut response has no end-of-turn token",
                           {.flag = "--on-too-long"});
+  set.add("preprocess.min_length", options.min_length,
+          "shortest sample, in tokens, after a cut; with --max-length N --on-too-long truncate --min-length "
+          "N all "
+          "samples have N",
+          {.flag = "--min-length", .min = 0, .max = 4294967295.0});
   set.add("preprocess.validation", options.validation,
           "share of rows set apart for validation, chosen by a hash of their text",
           {.flag = "--validation", .min = 0, .max = 0.99});

@@ -16,6 +16,7 @@ SampleMaker::SampleMaker(const Tokenizer& tokenizer, const PreprocessOptions& op
     : template_(options.chat_template, tokenizer),
       max_length_(static_cast<size_t>(options.max_length)),
       on_too_long_(options.on_too_long),
+      min_length_(static_cast<size_t>(options.min_length)),
       validation_(options.validation) {}
 
 std::optional<DropReason> SampleMaker::make(const Row& row, std::vector<TokenId>& tokens, Sample& sample) {
@@ -26,13 +27,18 @@ std::optional<DropReason> SampleMaker::make(const Row& row, std::vector<TokenId>
   template_.encode({row.system_prompt, row.question, row.response}, tokens, sample.loss_start);
   sample.truncated = tokens.size() - begin > max_length_;
   sample.length = static_cast<uint32_t>(std::min(tokens.size() - begin, max_length_));
-  if (!sample.truncated) return std::nullopt;
+  auto judged_by_length = [&]() -> std::optional<DropReason> {
+    if (sample.length >= min_length_) return std::nullopt;
+    tokens.resize(begin);
+    return DropReason::too_short;
+  };
+  if (!sample.truncated) return judged_by_length();
   // Cut, a sample ends without the end-of-turn token: the model is not taught to stop there. One whose prompt
   // alone fills the length has nothing to learn from.
   bool drop = on_too_long_ == OnTooLong::drop || sample.loss_start >= max_length_;
   tokens.resize(drop ? begin : begin + max_length_);
   if (drop) return DropReason::too_long;
-  return std::nullopt;
+  return judged_by_length();
 }
 
 bool SampleMaker::for_validation(const Row& row) const {

@@ -32,6 +32,7 @@ class SampleMaker {
   ChatTemplate template_;
   size_t max_length_;
   OnTooLong on_too_long_;
+  size_t min_length_;
   double validation_;
 };
 

@@ -36,6 +36,11 @@ struct ShardReader::Impl {
       damaged_shard(path, fmt::format("no attribute {}", name));
     return value;
   }
+  uint64_t dropped(hid_t file, const std::string& name) {
+    // shards of before this reason lack it
+    if (name == "dropped_too_short" && H5Aexists(file, name.c_str()) == 0) return 0;
+    return number_attribute(file, name);
+  }
   std::string text_attribute(hid_t file, const char* name) {
     Handle set(H5Aopen(file, name, H5P_DEFAULT), H5Aclose);
     Handle type(set.valid() ? H5Aget_type(set.get()) : -1, H5Tclose);
@@ -68,7 +73,7 @@ ShardReader::ShardReader(const fs::path& path) : impl_(std::make_unique<Impl>(pa
   s.origin.first_row = s.number_attribute(file.get(), "first_row");
   s.origin.rows = s.number_attribute(file.get(), "source_rows");
   for (size_t i = 0; i < s.counts.drops.size(); ++i)
-    s.counts.drops[i] = s.number_attribute(file.get(), std::string("dropped_") + kDropReasonNames[i]);
+    s.counts.drops[i] = s.dropped(file.get(), std::string("dropped_") + kDropReasonNames[i]);
   s.counts.other_split = s.number_attribute(file.get(), "other_split");
   s.counts.truncated = s.number_attribute(file.get(), "truncated");
   s.tokens.open(path, s.map, file.get(), "tokens", 4);

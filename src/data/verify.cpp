@@ -154,28 +154,30 @@ class Verification {
                                        DuplicateRows(splits_[i].folder / m.duplicates.file), rows_per_shard(),
                                        static_cast<TokenId>(m.tokenizer.eot)));
       const auto& drops = part.counts.drops;
-      std::array<int64_t, 7> sums = {static_cast<int64_t>(part.samples),
+      std::array<int64_t, 8> sums = {static_cast<int64_t>(part.samples),
                                      static_cast<int64_t>(part.tokens),
                                      static_cast<int64_t>(part.loss_tokens),
                                      static_cast<int64_t>(part.counts.truncated),
                                      static_cast<int64_t>(drops[0] + drops[1]),
                                      static_cast<int64_t>(drops[2]),
-                                     static_cast<int64_t>(drops[3])};
+                                     static_cast<int64_t>(drops[3]),
+                                     static_cast<int64_t>(drops[4])};
       process_.all_reduce_sum(std::span<int64_t>(sums));
       if (!process_.is_root()) continue;
       uint64_t repeated = 0;
       for (const Split& split : splits_) repeated += split.manifest.duplicates.rows;
-      std::array<uint64_t, 7> stated = {m.kept,
+      std::array<uint64_t, 8> stated = {m.kept,
                                         m.tokens,
                                         m.loss_tokens,
                                         m.truncated,
                                         m.drops[0] + m.drops[1],
                                         m.drops[2],
-                                        m.drops[3] - repeated};
+                                        m.drops[3] - repeated,
+                                        m.drops[4]};
       bool same = std::equal(sums.begin(), sums.end(), stated.begin(),
                              [](int64_t a, uint64_t b) { return static_cast<uint64_t>(a) == b; });
       uint64_t other = splits_.size() == 2 ? splits_[1 - i].manifest.kept : 0;
-      uint64_t gone = m.drops[0] + m.drops[1] + m.drops[2] + m.drops[3];
+      uint64_t gone = std::accumulate(m.drops.begin(), m.drops.end(), uint64_t{0});
       if (!same || m.other_split != other || m.rows != m.kept + m.other_split + gone) {
         find(fmt::format("{}: its numbers are not the sums over the shards",
                          (splits_[i].folder / "manifest.json").string()));

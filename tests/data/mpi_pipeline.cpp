@@ -102,12 +102,13 @@ TEST_CASE("every row is in its shard, in the other split, or counted as dropped"
   options.input = folder / "in";
   options.output = folder / "out";
   options.max_length = 400;
+  options.min_length = 60;
   options.validation = 0.1;
   options.rows_per_shard = 64;
   Manifest manifest = preprocess(test_process(), tokenizer, options);
 
   std::map<uint64_t, std::vector<TokenId>> expected;
-  std::array<uint64_t, 4> drops{};
+  DropCounts drops{};
   std::set<std::string> seen;
   ChatTemplate chat(TemplateKind::llama3, tokenizer);
   for (size_t i = 0; i < rows.size(); ++i) {
@@ -124,6 +125,8 @@ TEST_CASE("every row is in its shard, in the other split, or counted as dropped"
       chat.encode({row.system_prompt, row.question, row.response}, tokens, loss_start);
       if (tokens.size() > 400) {
         drop(DropReason::too_long);
+      } else if (tokens.size() < 60) {
+        drop(DropReason::too_short);
       } else if (!first) {
         drop(DropReason::duplicate);
       } else {
@@ -266,6 +269,24 @@ TEST_CASE("truncation keeps the length, and drops what has no response left") {
     if (static_cast<TokenId>(got.back()) != *tokenizer.special("<|eot_id|>")) ++cut;
   }
   CHECK(cut == manifest.truncated);
+}
+
+TEST_CASE("cut to the shortest length allowed, all samples have one length") {
+  log::set_quiet(true);
+  SharedFolder folder(make_rows(200));
+  ByteTokenizer tokenizer;
+  PreprocessOptions options;
+  options.input = folder / "in";
+  options.output = folder / "out";
+  options.max_length = options.min_length = 100;
+  options.on_too_long = OnTooLong::truncate;
+  Manifest manifest = preprocess(test_process(), tokenizer, options);
+  CHECK(manifest.kept > 10);
+  CHECK(manifest.drops[static_cast<size_t>(DropReason::too_short)] > 0);
+  CHECK(manifest.lengths.min == 100);
+  CHECK(manifest.lengths.max == 100);
+  CHECK(manifest.tokens == 100 * manifest.kept);
+  CHECK(read_manifest(folder / "out").drops == manifest.drops);
 }
 
 TEST_CASE("other input or settings are refused, saying which") {

@@ -14,9 +14,12 @@ namespace llmft {
 
 constexpr int64_t kShardFormatVersion = 2;
 
-// In the order in which a row is tried.
-enum class DropReason { not_utf8, empty, too_long, duplicate };
-constexpr std::array<const char*, 4> kDropReasonNames = {"not_utf8", "empty", "too_long", "duplicate"};
+// A row is tried for them in this order, but for too_short before duplicate.
+enum class DropReason { not_utf8, empty, too_long, duplicate, too_short };
+constexpr size_t kDropReasons = 5;
+constexpr std::array<const char*, kDropReasons> kDropReasonNames = {"not_utf8", "empty", "too_long",
+                                                                    "duplicate", "too_short"};
+using DropCounts = std::array<uint64_t, kDropReasons>;  // by DropReason
 
 struct Manifest {
   struct Tokenizer {
@@ -62,12 +65,12 @@ struct Manifest {
   std::vector<Shard> shards;
   Duplicates duplicates;
   // rows = kept + other_split + all drops
-  uint64_t rows = 0;                // source rows read
-  uint64_t kept = 0;                // samples in this folder
-  uint64_t other_split = 0;         // samples in the other folder (train or validation)
-  std::array<uint64_t, 4> drops{};  // by DropReason
-  uint64_t truncated = 0;           // kept samples that were cut to the longest length allowed
-  uint64_t overlap = 0;             // validation samples whose tokens are also those of a training sample
+  uint64_t rows = 0;         // source rows read
+  uint64_t kept = 0;         // samples in this folder
+  uint64_t other_split = 0;  // samples in the other folder (train or validation)
+  DropCounts drops{};
+  uint64_t truncated = 0;  // kept samples that were cut to the longest length allowed
+  uint64_t overlap = 0;    // validation samples whose tokens are also those of a training sample
   uint64_t tokens = 0;
   uint64_t loss_tokens = 0;
   Lengths lengths;

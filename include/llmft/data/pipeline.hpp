@@ -30,6 +30,7 @@ struct PreprocessOptions {
   TemplateKind chat_template = TemplateKind::automatic;
   int64_t max_length = 2048;
   OnTooLong on_too_long = OnTooLong::drop;
+  int64_t min_length = 0;
   double validation = 0;
   int64_t rows_per_shard = 32768;
   bool force = false;

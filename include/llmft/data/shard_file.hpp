@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "llmft/data/manifest.hpp"
+
 namespace llmft {
 
 // What a shard was made from: attributes of the file.
@@ -26,7 +28,7 @@ struct ShardOrigin {
 
 // What became of the source rows that gave no sample here, and of those that were cut.
 struct ShardCounts {
-  std::array<uint64_t, 4> drops{};  // by DropReason, of both splits; duplicates of the same shard only
+  DropCounts drops{};  // of both splits; duplicates of the same shard only
   uint64_t other_split = 0;
   uint64_t truncated = 0;
 };
