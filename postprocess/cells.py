@@ -202,13 +202,22 @@ def by_ranks(rows: list[Benchmark], measure: str, strategies: tuple[str, ...]) -
 
     fixed = ("adapter_rank", "batch") + (("work",) if measure == "training_time_s" else ())
     try:
-        return choose(rows, measure, fixed, cells_of, points_on_lines)
+        return _lines_only(choose(rows, measure, fixed, cells_of, points_on_lines))
     except NoSetting:
         counts = sorted({row.ranks for row in rows})
         reason = "no precision was measured on two numbers of ranks at one setting"
         if len(counts) == 1:
             reason = f"measured on {plural(counts[0], 'rank')} only, and a line needs two numbers of ranks"
         raise NotMeasured(reason) from None
+
+
+def _lines_only(choice: Choice) -> Choice:
+    """Without lone points: the thin line from a point to its label would look like measurements."""
+    counts: dict[tuple, int] = {}
+    for *line, _ in choice.cells:
+        counts[tuple(line)] = counts.get(tuple(line), 0) + 1
+    cells = {key: cell for key, cell in choice.cells.items() if counts[key[:-1]] > 1}
+    return dataclasses.replace(choice, cells=cells)
 
 
 def pairs(cells: Iterable[tuple]) -> int:

@@ -13,7 +13,7 @@ import shutil
 import sys
 
 import read
-from measured import Cell, read_cells, read_table
+from measured import SCORES, Cell, read_cells, read_table
 from read import UserError
 
 EXAMPLES = """examples:
@@ -50,7 +50,7 @@ def filled(fields: dict[str, str]) -> dict[str, str]:
 
 def identity(row: Cell) -> tuple:
     """Of one measurement, whatever its run has been called."""
-    return tuple(row.text(c) for c in ("time_utc", "host", "command", "precision", "strategy", "tokens_per_s", "config_hash"))
+    return tuple(row.text(c) for c in ("time_utc", "host", "command", "precision", "strategy", "tokens_per_s", "config_hash", "perplexity"))
 
 
 def place(row: Cell) -> tuple:
@@ -80,6 +80,8 @@ class Collector:
 
     def take_runs(self, folder: pathlib.Path) -> None:
         for path in read.find_runs(folder):
+            if "quality" in path.relative_to(folder).parts:
+                continue  # those have their own place
             run = read.read_run(path)
             if run.report.get("command") != "train" or (path / "run.json").read_bytes() in self.seen:
                 continue
@@ -100,6 +102,7 @@ class Collector:
     def take_cells(self, path: pathlib.Path) -> None:
         rows = self.tables[path.name]
         known = {identity(row) for of in self.tables.values() for row in of}
+        names: dict[str, str] = {}  # of this table's runs, here: rows of evaluations name them
         for row in read_cells(path):
             if identity(row) in known:
                 continue
@@ -107,7 +110,10 @@ class Collector:
             fields = dict(row.fields)
             name = row.text("run")
             key = (name, row.text("config_hash"), row.device)
-            fields["run"] = self.renamed[key] if key in self.renamed else self.unused(name)
+            if row.text("command") in SCORES:
+                fields["run"] = names.get(name, name)
+            else:
+                fields["run"] = names[name] = self.renamed[key] if key in self.renamed else self.unused(name)
             fields |= {k: v for k, v in self.changes.items() if row.system == "llmft" or k != "data"}
             rows.append(Cell(row.where, fields))
             self.rows += 1
@@ -159,9 +165,9 @@ class Collector:
             shutil.copyfile(path, target / "quality.csv")
 
     def write(self) -> None:
-        fresh = {place(row) for row in self.tables["benchmarks.csv"] if not row.text("source")}
+        fresh = {place(row) for row in self.tables["benchmarks.csv"] if not row.text("source") and row.text("command") not in SCORES}
         for name, rows in self.tables.items():
-            kept = [row for row in rows if not (row.text("source") and place(row) in fresh)]
+            kept = [row for row in rows if not (row.text("source") and row.text("command") not in SCORES and place(row) in fresh)]
             self.dropped += len(rows) - len(kept)
             if rows:
                 write_table(self.measured / name, [row.fields for row in kept])

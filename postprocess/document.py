@@ -142,7 +142,8 @@ class Table:
     head: list[Text]
     rows: list[list[Text]]
     caption: Text
-    left: int = 1  # columns of words; the rest are numbers, right-aligned
+    left: int = 1  # first columns, of words; the rest are numbers, right-aligned
+    words: tuple[int, ...] = ()  # further columns of words
     strong: tuple[int, ...] = ()  # columns to stress
 
 
@@ -187,8 +188,24 @@ def heading(level: int, template: str, **values) -> Heading:
     return Heading(level, text, re.sub(r"[^a-z0-9]+", "-", plain(text).lower()).strip("-"))
 
 
-def table(head: list, rows: list[list], caption: Text, left: int = 1, strong: tuple[int, ...] = ()) -> Table:
-    return Table([text_of(c) for c in head], [[text_of(c) for c in row] for row in rows], caption, left, strong)
+def table(head: list, rows: list[list], caption: Text, left: int = 1, strong: tuple[int, ...] = (), words: tuple[int, ...] = ()) -> Table:
+    return Table([text_of(c) for c in head], [[text_of(c) for c in row] for row in rows], caption, left, words, strong)
+
+
+def numbered(blocks: list[Block]) -> list[Block]:
+    """Tables and figures with their number before the caption."""
+    counts = {Table: 0, Picture: 0}
+
+    def number_of(block: Block) -> Block:
+        if isinstance(block, Gallery):
+            return Gallery([number_of(picture) for picture in block.pictures])
+        if type(block) not in counts:
+            return block
+        counts[type(block)] += 1
+        name = Name(f"{'Table' if isinstance(block, Table) else 'Figure'} {counts[type(block)]}.")
+        return dataclasses.replace(block, caption=say("{name} ", name=name) + block.caption)
+
+    return [number_of(block) for block in blocks]
 
 
 def _escaped(text: str) -> str:
@@ -203,7 +220,7 @@ def _md_table(of: Table) -> str:
     line = lambda cells: "| " + " | ".join(cells) + " |"  # noqa: E731
     cells = [[_md(c).replace("|", "\\|") if "\\|" not in _md(c) else _md(c) for c in row] for row in of.rows]
     rows = [[f"**{c}**" if i in of.strong and c and c != NOT_MEASURED else c for i, c in enumerate(row)] for row in cells]
-    rule = "|" + "|".join("---" if i < of.left else "---:" for i in range(len(of.head))) + "|"
+    rule = "|" + "|".join("---" if i < of.left or i in of.words else "---:" for i in range(len(of.head))) + "|"
     return "\n".join([line([_md(c) for c in of.head]), rule, *map(line, rows)]) + f"\n\n*{_md(of.caption)}*"
 
 

@@ -36,7 +36,7 @@ def _value(row: m.Row, *columns: str) -> m.Stat | None:
         if row.fields.get(column) not in (None, ""):
             value = m.read._number(row.where, column, row.fields[column])
             if value is not None:
-                return m.Stat(value, value, value, 1, f"quality/{row.source(column)}", ())
+                return m.Stat(value, value, value, 1, row.source(column), ())
     return None
 
 

@@ -33,9 +33,9 @@ def beside(facts: Facts) -> Drawn:
     for i, precision in enumerate(precisions):
         here = [s for s in systems if (precision, s) in cells]
         for j, system in enumerate(here):
-            at, value = i + (j - (len(here) - 1) / 2) * 0.17, cells[precision, system].value
-            axes.bar(at, value, 0.155, color=SYSTEMS[system], hatch=SYSTEM_HATCH[system], edgecolor="white" if SYSTEM_HATCH[system] else SYSTEMS[system])
-            axes.annotate(style.short(value), (at, value), xytext=(0, 2), textcoords="offset points", ha="center", va="bottom", fontsize=8)
+            at, value = i + (j - (len(here) - 1) / 2) * 0.19, cells[precision, system].value
+            axes.bar(at, value, 0.175, color=SYSTEMS[system], hatch=SYSTEM_HATCH[system], edgecolor="white" if SYSTEM_HATCH[system] else SYSTEMS[system])
+            axes.annotate(style.short(value), (at, value), xytext=(0, 2), textcoords="offset points", ha="center", va="bottom", fontsize=7.8)
     axes.set_xticks(range(len(precisions)), precisions)
     axes.set_xlim(-0.55, len(precisions) - 0.45)
     axes.set_ylim(0, top * 1.1)
@@ -98,7 +98,7 @@ def memory_parts(facts: Facts) -> Drawn:
     names = [name for name, _ in bars]
     room = 0.3 + 0.085 * max(map(len, names))
     run = chosen[0][1]
-    subtitle = f"{style.short_device(str(run.report.get('device', '')))} · {facts.run_words(run, strategy=False)}"
+    subtitle = f"{style.short_device(str(run.report.get('device', '')))} · {facts.run_words(run, strategy=False, precision=False)}"
     caption = "The fullest rank; each part at its own highest. Black mark: the most held at one time."
     figure, (axes,) = style.frame("Memory by part", subtitle, caption, right=0.7, left=room, height=0.36 * len(bars) + 0.35, above=0.55)
     at = list(range(len(bars)))[::-1]
@@ -159,20 +159,23 @@ def time_to_loss(facts: Facts) -> Drawn:
     if goal is None:
         raise NotMeasured("no two precisions with validation losses at one setting")
     unit = style.unit_of("seconds", max(seconds[-1] for seconds, _ in goal.curves.values()))
-    labels = {p: f"{p}  {style.short(unit(goal.seconds[p].value))}" for p in goal.curves if goal.seconds.get(p)}
+    first = [s.value for s in goal.seconds.values()]
+    logarithmic = max(first) > 6 * min(first)
     subtitle = f"{style.short_device(goal.device)} · {facts.run_words(goal.run, precision=False)}"
-    caption = f"Time of the optimizer steps alone. Dotted: {goal.loss.value:.3f} nats, the lowest loss that every precision reaches; labels: when."
-    figure, (axes,) = style.frame("Time to a given validation loss", subtitle, caption, right=style.room_for(list(labels.values())))
+    caption = f"Time of the optimizer steps alone. Dotted: {goal.loss.value:.3f} nats, the lowest loss that every precision reaches."
+    figure, (axes,) = style.frame("Time to a given validation loss", subtitle, caption)
     axes.axhline(goal.loss.value, color=style.FAINT, linestyle=(0, (2, 2)), linewidth=1.3)
-    ends = []
     for (precision, (seconds, losses)), width in zip(goal.curves.items(), style.widths(len(goal.curves))):
-        xs = [unit(s) for s in seconds]
-        style.line(axes, xs, losses, precision, linewidth=width, marker=style.MARKERS[precision], markersize=6)
-        ends.append((xs[-1], losses[-1], labels[precision], style.COLOURS[precision]))
+        when = f"{precision}: {style.short(unit(goal.seconds[precision].value))} {unit.name}"
+        style.line(axes, [unit(s) for s in seconds], losses, precision, linewidth=width, marker=style.MARKERS[precision], markersize=6, label=when)
     axes.set_xlabel(f"training time ({unit.name})")
     axes.set_ylabel("validation loss (nats per token)")
-    axes.set_xlim(0, None)
-    style.label_ends(axes, ends)
+    if logarithmic:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(style.FuncFormatter(lambda v, _: f"{v:g}"))
+    else:
+        axes.set_xlim(0, None)
+    axes.legend(loc="upper right", title="until the dotted line", title_fontsize=9.5, fontsize=10)
     return Drawn(figure, 0)
 
 

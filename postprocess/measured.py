@@ -124,9 +124,15 @@ def read_table(path: pathlib.Path, columns: Iterable[str], make: Callable = Row)
     return [make(f"{path.name}:{where.rpartition(':')[2]}", fields) for where, fields in read._rows(path, text, list(columns))]
 
 
+SCORES = ("eval", "eval-base")
+
+
 def read_cells(path: pathlib.Path) -> list[Cell]:
-    rows = read_table(path, ROW_COLUMNS, Cell)
+    """Rows of training runs, and after each those of its evaluations (`scores` of them)."""
+    rows = [row for row in read_table(path, ROW_COLUMNS, Cell) if row.text("command") in ("train", "peer", *SCORES)]
     for row in rows:
+        if row.text("command") in SCORES:
+            continue
         for column, allowed in read._CHOICES.items():
             if row.text(column) not in allowed:
                 raise UserError(f"{path.parent / row.where}: {column} '{row.text(column)}' is not one of {', '.join(allowed)}")
@@ -134,6 +140,25 @@ def read_cells(path: pathlib.Path) -> list[Cell]:
             if (row[column] or 0) < 0:
                 raise UserError(f"{path.parent / row.where}: {column} is negative; mend or remove the line")
     return rows
+
+
+def scores(rows: list[Cell]) -> list[Row]:
+    """Base against fine-tuned of each run that `llmft eval` looked at, in the form of quality.csv but for the intervals, which
+    benchmarks.csv does not have."""
+    found, trained, base = [], {}, {}
+    for row in rows:
+        name, command = row.text("run"), row.text("command")
+        if command == "train":
+            trained[name] = row
+        elif command == "eval-base":
+            base[name] = row
+        elif command == "eval" and name in base and name in trained:
+            of = {"precision": trained[name].text("precision"), "mode": trained[name].text("mode"), "run": name}
+            for column, metric in (("perplexity", "perplexity"), ("bleu", "BLEU"), ("rouge_l", "ROUGE-L")):
+                values = {"base": base[name].text(column), "fine_tuned": row.text(column)}
+                if all(values.values()):
+                    found.append(Row(row.where, of | {"metric": metric} | values))
+    return found
 
 
 @dataclasses.dataclass
@@ -221,9 +246,10 @@ def read_measured(folder: pathlib.Path, runs: pathlib.Path | None = None) -> Mea
         raise UserError(f"{folder}: no such folder; give one with benchmarks.csv, as `llmft train` fills it")
     table_of = lambda name, *columns: read_table(folder / name, columns)  # noqa: E731
     quality = read_table(folder / "quality/quality.csv", ("precision", "mode", "metric"))
+    cells, variants = read_cells(folder / "benchmarks.csv"), read_cells(folder / "variants.csv")
+    is_run = lambda row: row.text("command") not in SCORES  # noqa: E731
     measured = Measured(
-        folder, read_cells(folder / "benchmarks.csv"), read_cells(folder / "variants.csv"), _runs(runs or folder / "runs"),
-        quality, _runs(folder / "quality/runs"),
+        folder, [*filter(is_run, cells)], [*filter(is_run, variants)], _runs(runs or folder / "runs"), quality or scores(cells), _runs(folder / "quality/runs"),
         table_of("preprocess.csv", "system", "rows", "text_bytes", "processes", "cores", "wall_s", "cpu_s"),
         table_of("tokenizers.csv", "tokenizer", "form", "en_first", "en_repeated", "mix_first", "mix_repeated"),
         table_of("generation.csv", "system", "device", "precision", "batch", "kind", "tokens_per_s"),

@@ -47,7 +47,7 @@ figcaption{font-size:.84rem;color:var(--faint);max-width:52rem}
 .note.bad{border-color:var(--bad);background:var(--badsoft)}.note.bad>b{color:var(--bad)}
 nav{font-size:.86rem;color:var(--faint);margin:.3rem 0 .8rem}nav a{margin-right:.9em;white-space:nowrap}
 button.theme{position:fixed;right:.8rem;top:.7rem;border:1px solid var(--grid);background:var(--paper);color:var(--faint);border-radius:6px;padding:.2rem .55rem;font-size:.8rem;cursor:pointer}
-@media print{button.theme,nav{display:none}main{padding:0;max-width:none}h2,h3{break-after:avoid}figure,tr,.note,.tiles{break-inside:avoid}body{font-size:10.5pt}.table{overflow:visible}table{font-size:7.8pt}th,td{padding:.2rem .35rem}td .nm{white-space:normal}@page{size:A4;margin:16mm 15mm}}
+@media print{.gallery{grid-template-columns:1fr 1fr}figure svg{max-height:105mm;width:auto;max-width:100%}button.theme,nav{display:none}main{padding:0;max-width:none}h2,h3{break-after:avoid}figure,tr,.note,.tiles{break-inside:avoid}body{font-size:10.5pt}.table{overflow:visible}table{font-size:7.8pt}th,td{padding:.2rem .35rem}td .nm{white-space:normal}@page{size:A4;margin:16mm 15mm}}
 """
 
 _THEME = """
@@ -95,7 +95,7 @@ def span(text: Text) -> str:
 
 def table(of: Table) -> str:
     def cell(tag: str, i: int, text: Text) -> str:
-        kind = " ".join((["l"] if i < of.left else []) + (["s"] if i in of.strong and tag == "td" else []))
+        kind = " ".join((["l"] if i < of.left or i in of.words else []) + (["s"] if i in of.strong and tag == "td" else []))
         return f"<{tag}{f' class={chr(34)}{kind}{chr(34)}' if kind else ''}>{span(text)}</{tag}>"
 
     line = lambda tag, cells: "<tr>" + "".join(cell(tag, i, c) for i, c in enumerate(cells)) + "</tr>"  # noqa: E731

@@ -41,13 +41,13 @@ def machines(facts: Facts) -> Block:
         told = sorted({row.text("machine") for row in of_device if row.text("machine")})
         runs = [run for run in facts.m.runs.values() if run.report.get("device") == device]
         cpus = sorted({f"{short_device(str(run.report['machine'].get('cpu', '')))}, {run.report['machine'].get('cores', '?')} cores" for run in runs if isinstance(run.report.get("machine"), dict)})
-        versions = sorted({f"{row.text('version')}" for row in of_device if row.system == "llmft"} | {f"commit {run.report['build'].get('git')}" for run in runs if isinstance(run.report.get("build"), dict) and run.report["build"].get("git")})
+        versions = sorted({f"llmft {row.text('version')}" for row in of_device if row.system == "llmft"} | {row.text("versions") for row in of_device if row.text("versions")} | {f"commit {run.report['build'].get('git')}" for run in runs if isinstance(run.report.get("build"), dict) and run.report["build"].get("git")})
         peers = sorted({row.text("version") for row in of_device if row.system != "llmft"})
         ranks = max(row.ranks for row in of_device)
         rows.append([Name(short_device(device)), number(ranks, of_device[0].where, 0), number(limit["power_w"], limit.source("power_w"), 0, " W") if limit else MISSING,
                      Name("; ".join(told or cpus)) if told or cpus else MISSING, Name("; ".join(versions)), Name("; ".join(peers)) if peers else MISSING, Name(", ".join(dates)), number(len(of_device), "benchmarks.csv", 0)])  # fmt: skip
-    head = ["device", "most used at once", "power limit", "host", "llmft", "peers", "measured on", "rows"]
-    return table(head, rows, say("Machines of the measurements."), left=1)
+    head = ["device", "most used at once", "power limit", "machine", "versions", "peers", "measured on", "rows"]
+    return table(head, rows, say("Machines of the measurements."), left=1, words=(3, 4, 5, 6))
 
 
 def section(facts: Facts) -> list[Block]:

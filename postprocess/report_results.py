@@ -115,6 +115,11 @@ def goals(facts: Facts) -> Block:
         value = found[0].efficiency if found else None
         add(say("bf16 {mode}, {s}: share of as many times one GPU", mode=Name(figures.MODE_NAMES[mode]), s=Name(strategy.upper())), value,
             found[0].many.source if found else "", (goal, "bf16"), percent)  # fmt: skip
+    for strategy in ("ddp", "fsdp"):
+        mine = [s for s in facts.scaled_at(device or "", system="llmft", mode="lora", precision="bf16", strategy=strategy, ranks=2) if s.sharding in ("", "full_shard")]
+        liger = [s for s in facts.scaled_at(device or "", system="Liger", mode="lora", precision="bf16", strategy=strategy, ranks=2) if mine and s.tokens == mine[0].tokens]
+        value = mine[0].many.value / liger[0].many.value if liger else None
+        add(say("bf16 LoRA, {s}: tokens/s over Liger's beside it", s=Name(strategy.upper())), value, mine[0].many.source if mine else "", ("times_liger", "bf16"), times)
     caption = say("Goals set before the measurements, and what was measured.")
     return table(["", "measured", "goal", ""], rows, caption)
 
@@ -207,7 +212,7 @@ def setting_table(facts: Facts, s: Setting) -> list[Block]:
             marked |= peer is not None and not peer.here
             cells += [aside(peer, rate(peer)), over(mine, peer)]
         rows.append(cells)
-    head = ["precision", "tokens/s", "samples/s", *(["padded tokens/s"] if padded else []), "peak memory", "MFU", "energy a token"]
+    head = ["precision", "tokens/s", "samples/s", *(["as if padded, tokens/s"] if padded else []), "peak memory", "MFU", "energy a token"]
     head += [word for system in peers for word in (f"{system}, tokens/s", "llmft over it")]
     notes = [say("{t}.", t=setting_title(s))]
     if not s.fixed:

@@ -4,14 +4,14 @@ import report_method as method
 import report_more as more
 import report_results as results
 import report_scaling as scaling
-from document import Block, Gallery, Paragraph, Picture, Points, heading, say
+from document import Block, Gallery, Paragraph, Picture, Points, heading, numbered, say
 from facts import Facts
 from report_pictures import maker
 
 
 def report(facts: Facts, drawn: dict[str, str]) -> list[Block]:
     picture, found = maker(drawn), checks.run_all(facts)
-    return [
+    return numbered([
         heading(1, "llmft: precision and parallel fine-tuning of Llama 3.2-1B, measured"),
         *results.abstract(facts),
         *method.failed_note(found),
@@ -32,7 +32,7 @@ def report(facts: Facts, drawn: dict[str, str]) -> list[Block]:
         *method.section(facts),
         *method.reproduce(),
         *method.all_cells(facts),
-    ]
+    ])
 
 
 def by_ranks(picture) -> list[Block]:
@@ -64,7 +64,7 @@ def deck(facts: Facts, drawn: dict[str, str]) -> list[list[Block]]:
         [heading(2, "Speedup"), *picture("speedup_plot")],
         [heading(2, "What lies in memory"), *picture("memory_parts")],
         [heading(2, "Before and after fine-tuning"), *picture("evaluation"), Points(more.quality_findings(facts.quality_rows()) or [say("Quality: {it}.", it=None)])],
-        [heading(2, "Precisions agree in loss"), *picture("loss_by_precision")],
+        [heading(2, "Losses by precision"), *picture("loss_by_precision")],
         [heading(2, "Time to a given validation loss"), *picture("time_to_loss")],
         [heading(2, "Goals"), results.goals(facts)],
         [heading(2, "Limits"), Points(method.limits(facts))],

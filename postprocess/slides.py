@@ -15,9 +15,9 @@ ul{margin:0;padding-left:1.2em}li{margin:.55em 0;line-height:1.4}
 .tiles{display:grid;grid-template-columns:repeat(3,1fr);gap:1.2vw}
 .tiles div{background:var(--soft);border-radius:10px;padding:1.6vh 1.4vw}.tiles b{display:block;font-size:1.75em}.tiles span{color:var(--faint);font-size:.86em}.tiles b .nm{font-size:.8em}
 table{border-collapse:collapse;font-size:.82em;width:100%}th,td{padding:.38em .6em;text-align:right;border-bottom:1px solid var(--grid)}th{vertical-align:bottom;border-bottom:2px solid var(--faint)}
-th.l,td.l{text-align:left}td.s{font-weight:700}caption{caption-side:bottom;text-align:left;color:var(--faint);font-size:.9em;padding-top:.6em}
+td .nm,td data{white-space:nowrap}th.l,td.l{text-align:left}td.s{font-weight:700}caption{caption-side:bottom;text-align:left;color:var(--faint);font-size:.9em;padding-top:.6em}
 section.dense table{font-size:.66em}section.dense td,section.dense th{padding:.26em .5em}section.dense li{margin:.3em 0;font-size:.86em}
-figure{margin:0;min-height:0;flex:0 1 auto;display:flex;flex-direction:column;align-items:center}figure svg{max-height:66vh;width:auto;max-width:100%;min-width:60%}figcaption{display:none}
+figure{margin:0;min-height:0;flex:0 1 auto;display:flex;flex-direction:column;align-items:center}figure svg{max-height:74vh;width:auto;max-width:100%;min-width:62%}figcaption{display:none}
 section.both figure svg{max-height:54vh}
 .note{border-left:5px solid var(--grid);background:var(--soft);padding:.7em 1em}.note.bad{border-color:var(--bad);background:var(--badsoft)}.note.bad>b{color:var(--bad)}
 footer{position:fixed;right:1.4vw;bottom:1.4vh;color:var(--faint);font-size:.72em}
