@@ -48,7 +48,7 @@ struct Setting {
   AttentionOrder order;
   int64_t lse_gap;
   const char* tiles = "000";
-  const char* halves = "0";
+  const char* backward = "warps";
 };
 
 void attention(benchmark::State& state, const Setting& setting, const Pack& pack, const AttentionShape& shape,
@@ -58,7 +58,7 @@ void attention(benchmark::State& state, const Setting& setting, const Pack& pack
     return;
   }
   setenv("LLMFT_ATTENTION_TILES", setting.tiles, 1);
-  setenv("LLMFT_ATTENTION_HALVES", setting.halves, 1);
+  setenv("LLMFT_ATTENTION_BACKWARD", setting.backward, 1);
   auto device = make_cuda_device(0);
   auto ops = make_cuda_ops(*device, setting.mode, setting.order);
   std::vector<Buffer> buffers;
@@ -129,12 +129,13 @@ int register_all() {
   const std::vector<Setting> settings = {
       {"f32 own", DType::f32, MatmulMode::f32, kOrdered, 0},
       {"tf32 own", DType::f32, MatmulMode::tf32, kOrdered, 0},
-      {"tf32 halves", DType::f32, MatmulMode::tf32, kOrdered, 0, "000", "1"},
-      {"tf32 groups", DType::f32, MatmulMode::tf32, kOrdered, 0, "000", "2"},
+      {"tf32 halves", DType::f32, MatmulMode::tf32, kOrdered, 0, "000", "halves"},
+      {"tf32 groups", DType::f32, MatmulMode::tf32, kOrdered, 0, "000", "groups"},
       {"bf16 own", DType::bf16, MatmulMode::f32, kOrdered, 1},
-      {"bf16 library", DType::bf16, MatmulMode::f32, kFast, 0},
+      {"bf16 groups", DType::bf16, MatmulMode::f32, kOrdered, 1, "000", "groups"},
+      {"bf16 library", DType::bf16, MatmulMode::f32, kFast, 0, "000", "library"},
       {"f16 own", DType::f16, MatmulMode::f32, kOrdered, 1},
-      {"f16 library", DType::f16, MatmulMode::f32, kFast, 0},
+      {"f16 library", DType::f16, MatmulMode::f32, kFast, 0, "000", "library"},
   };
   const std::vector<Pack> packs = {equal("8 x 1024", 8, 1024), equal("16 x 512", 16, 512), chat_like(8192),
                                    equal("1 x 8192", 1, 8192)};
@@ -156,7 +157,7 @@ int register_all() {
         }
       }
     }
-  for (size_t type = 1; type < 5; ++type)
+  for (size_t type = 1; type < 6; ++type)
     for (int pack = 0; pack < 3; pack += 2)
       for (const char* tiles :
            {"100", "200", "300", "400", "010", "020", "030", "040", "001", "002", "003", "004"}) {

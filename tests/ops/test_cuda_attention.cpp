@@ -367,9 +367,9 @@ TEST_CASE("CUDA attention computes f32 backward beyond the range of halves in tf
     return inputs;
   };
   auto as_tf32 = [&](const Inputs& inputs) {
-    setenv("LLMFT_ATTENTION_HALVES", "0", 1);
+    setenv("LLMFT_ATTENTION_BACKWARD", "warps", 1);
     Results results = run(problem, inputs, gpu);
-    unsetenv("LLMFT_ATTENTION_HALVES");
+    unsetenv("LLMFT_ATTENTION_BACKWARD");
     return results;
   };
   int64_t q = problem.q_width(), kv = problem.kv_width();

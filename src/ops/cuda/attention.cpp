@@ -40,14 +40,25 @@ bool tensor_cores_wanted() {
   return wanted == nullptr || std::string_view(wanted) != "plain";
 }
 
-// What was measured to be fastest. LLMFT_ATTENTION_HALVES=0 keeps to tf32 and 1 to halves by warps, to
-// compare.
-cuda::F32Products f32_products(bool hopper, int64_t head_dim) {
-  const char* wanted = std::getenv("LLMFT_ATTENTION_HALVES");
-  int choice = wanted != nullptr && *wanted >= '0' && *wanted <= '2' ? *wanted - '0' : head_dim == 64 ? 2 : 0;
-  if (choice == 0) return cuda::F32Products::tf32;
-  return choice == 2 && hopper && head_dim == 64 ? cuda::F32Products::halves_of_groups
-                                                 : cuda::F32Products::halves;
+// What was measured to be fastest. LLMFT_ATTENTION_BACKWARD=library, groups, halves or warps, to compare.
+struct BackwardChoice {
+  bool library;
+  cuda::BackwardProducts own;
+};
+BackwardChoice backward_choice(bool hopper, DType type, int64_t head_dim) {
+  using cuda::BackwardProducts;
+  BackwardChoice choice{true, BackwardProducts::warps};
+  bool groups = hopper && head_dim == 64, halves = type == DType::f32;
+  if (groups)
+    choice.own = BackwardProducts::groups;
+  else if (halves && head_dim == 64)
+    choice.own = BackwardProducts::warps_in_halves;
+  const char* value = std::getenv("LLMFT_ATTENTION_BACKWARD");
+  std::string_view wanted = value == nullptr ? "" : value;
+  if (wanted != "" && wanted != "library") choice.library = false;
+  if (wanted == "halves" && halves) choice.own = BackwardProducts::warps_in_halves;
+  if (wanted == "warps") choice.own = BackwardProducts::warps;
+  return choice;
 }
 
 class GpuAttention final : public AttentionEngine {
@@ -77,30 +88,37 @@ class GpuAttention final : public AttentionEngine {
     check_width(shape);
     if (q.rows == 0) return;
     AttentionArguments a{shape, cu_seqlens, q, k, v, out, lse, dout, dq, dk, dv, rotation};
-    if (order_ == AttentionOrder::fast && cudnn_.backward(a)) return;
+    BackwardChoice choice = backward_choice(hopper_, q.dtype, shape.head_dim);
+    if (order_ == AttentionOrder::fast && choice.library && cudnn_.backward(a)) return;
     size_t bytes = cuda_sizes::attention_delta(q.rows, shape.heads);
     if (delta_.bytes() < bytes) {
       delta_ = Buffer();
       delta_ = Buffer(device_, bytes, MemoryPart::workspace);
     }
     auto* data = static_cast<float*>(delta_.data());
+    bool rotated = false;
     if (on_tensor_cores(shape, {q, k, v, out, dout, dq, dk, dv})) {
-      auto products = q.dtype == DType::f32 ? f32_products(hopper_, shape.head_dim) : cuda::F32Products::tf32;
-      bytes = products == cuda::F32Products::tf32 ? 0 : cuda_sizes::attention_halves(shape, q.rows);
+      bool halves = q.dtype == DType::f32 && choice.own != cuda::BackwardProducts::warps;
+      bytes = halves ? cuda_sizes::attention_halves(shape, q.rows) : 0;
       if (halves_.bytes() < bytes) {
         halves_ = Buffer();
         halves_ = Buffer(device_, bytes, MemoryPart::workspace);
       }
-      cuda::tensor_attention_backward(device_.stream(), sizes_of(a), matrix_of(q), matrix_of(k), matrix_of(v),
-                                      matrix_of(out), matrix_of(lse), matrix_of(dout), matrix_of(dq),
-                                      matrix_of(dk), matrix_of(dv), data, products, halves_.data());
+      cuda::RotationTable table;
+      if (rotation.table && rotation.table.ld % 2 == 0)
+        table = {rotation.positions.data, static_cast<const float*>(rotation.table.data), rotation.table.ld,
+                 rotation.table.rows};
+      rotated = cuda::tensor_attention_backward(device_.stream(), sizes_of(a), matrix_of(q), matrix_of(k),
+                                                matrix_of(v), matrix_of(out), matrix_of(lse), matrix_of(dout),
+                                                matrix_of(dq), matrix_of(dk), matrix_of(dv), data, choice.own,
+                                                halves_.data(), table);
     } else {
       cuda::attention_backward(device_.stream(), sizes_of(a), matrix_of(q), matrix_of(k), matrix_of(v),
                                matrix_of(out), matrix_of(lse), matrix_of(dout), matrix_of(dq), matrix_of(dk),
                                matrix_of(dv), data);
     }
     for (const Tensor& x : {dq, dk})
-      if (rotation.table)
+      if (rotation.table && !rotated)
         cuda::rope(device_.stream(), matrix_of(x), matrix_of(x), rotation.positions.data,
                    matrix_of(rotation.table), -1);
     cuda_check(cudaGetLastError());

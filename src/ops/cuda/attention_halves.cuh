@@ -38,11 +38,16 @@ __device__ inline float exp2_whole(float x) {
   return __uint_as_float(static_cast<uint32_t>(static_cast<int>(x) + 127) << 23);
 }
 
-// The two kernels by matrix products of warp groups, heads of 64. choice: of blocks a multiprocessor.
-void hopper_backward(cudaStream_t stream, const AttentionSizes& sizes, const Heads<__half>& q,
-                     const Heads<__half>& k, const Heads<__half>& v, const Heads<__half>& dout,
-                     const Heads<float>& dq, const Heads<float>& dk, const Heads<float>& dv, const float* lse,
-                     int64_t lse_ld, const float* shift, const float* delta, const Halves& halves,
-                     int keys_choice, int queries_choice);
+template <class S, class T>
+struct BackwardHeads {
+  Heads<S> q, k, v, dout;
+  Heads<T> dq, dk, dv;
+};
+// The two kernels by matrix products of warp groups, heads of 64: S 16 bits and T the same, shift lse; or
+// scaled halves, T f32. dQ and dK are rotated back, where rotation has a table.
+template <class S, class T>
+void hopper_backward(cudaStream_t stream, const AttentionSizes& sizes, const BackwardHeads<S, T>& x,
+                     const float* lse, int64_t lse_ld, const float* shift, int64_t shift_ld,
+                     const float* delta, const Halves& halves, const RotationTable& rotation);
 
 }  // namespace llmft::cuda::mma

@@ -31,14 +31,23 @@ void attention_backward(cudaStream_t stream, const AttentionSizes& sizes, const 
 bool tensor_attention_takes(int head_dim, const Matrix& x);
 void tensor_attention(cudaStream_t stream, const AttentionSizes& sizes, const Matrix& q, const Matrix& k,
                       const Matrix& v, const Matrix& out, const Matrix& lse);
-// How the backward multiplies f32 tensors: rounded to tf32, or as halves scaled by powers of two, which keep
-// as many bits and go twice as fast (attention_halves.cuh), by a warp's instructions or, for heads of 64 on
-// compute capability 9.0, by a warp group's. halves_scratch: cuda_sizes::attention_halves bytes, unless tf32.
-enum class F32Products { tf32, halves, halves_of_groups };
-void tensor_attention_backward(cudaStream_t stream, const AttentionSizes& sizes, const Matrix& q,
+// Whose matrix products the backward takes: a warp's, or a warp group's (heads of 64, compute
+// capability 9.0). f32 tensors are rounded to tf32 or taken as halves scaled by powers of two, which keep as
+// many bits and go twice as fast (attention_halves.cuh); groups have no others. halves_scratch:
+// cuda_sizes::attention_halves bytes for f32, unless by warps.
+enum class BackwardProducts { warps, warps_in_halves, groups };
+// The rotary embedding that q and k went through, [rows, head_dim] of cos and sin; values null: none.
+struct RotationTable {
+  const int32_t* positions = nullptr;
+  const float* values = nullptr;
+  int64_t ld = 0, rows = 0;
+};
+// Whether dQ and dK are rotated back; else that is still to be done.
+bool tensor_attention_backward(cudaStream_t stream, const AttentionSizes& sizes, const Matrix& q,
                                const Matrix& k, const Matrix& v, const Matrix& out, const Matrix& lse,
                                const Matrix& dout, const Matrix& dq, const Matrix& dk, const Matrix& dv,
-                               float* delta, F32Products products, void* halves_scratch);
+                               float* delta, BackwardProducts products, void* halves_scratch,
+                               const RotationTable& rotation);
 
 // lengths[slot] of each document, and offsets[i * pitch + slot] = its first token * strides[i], slots + 1 of
 // them.

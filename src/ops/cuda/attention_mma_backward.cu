@@ -336,7 +336,7 @@ Halves half_backward(cudaStream_t stream, const AttentionSizes& sizes, const Hea
                      const Heads<float>& k, const Heads<float>& v, const Heads<float>& out,
                      const Heads<float>& dout, const Heads<float>& dq, const Heads<float>& dk,
                      const Heads<float>& dv, const float* lse, int64_t lse_ld, float* exact_delta,
-                     F32Products products, void* scratch) {
+                     BackwardProducts products, void* scratch) {
   HalvesPlan plan(sizes);
   auto* largest = static_cast<uint32_t*>(scratch);
   auto* first = reinterpret_cast<__half*>(static_cast<char*>(scratch) + 64);
@@ -369,9 +369,10 @@ Halves half_backward(cudaStream_t stream, const AttentionSizes& sizes, const Hea
   if constexpr (D == 128) {
     launch_keys(TileChoice<1, 32, 2>{});
     launch_queries(TileChoice<1, 32, 2>{});
-  } else if (products == F32Products::halves_of_groups) {
-    hopper_backward(stream, sizes, hq, hk, hv, hdout, dq, dk, dv, lse, lse_ld, shift, delta, halves,
-                    tiles_wanted(2), tiles_wanted(1));
+  } else if (products == BackwardProducts::groups) {
+    hopper_backward(stream, sizes, BackwardHeads<__half, float>{hq, hk, hv, hdout, dq, dk, dv}, lse, lse_ld,
+                    shift, sizes.heads, delta, halves,
+                    RotationTable{});  // the tf32 kernels in their place do not rotate
   } else {
     int wanted = tiles_wanted(2);
     if (wanted == 1)
@@ -398,12 +399,14 @@ Halves half_backward(cudaStream_t stream, const AttentionSizes& sizes, const Hea
 }  // namespace
 }  // namespace mma
 
-void tensor_attention_backward(cudaStream_t stream, const AttentionSizes& sizes, const Matrix& q,
+bool tensor_attention_backward(cudaStream_t stream, const AttentionSizes& sizes, const Matrix& q,
                                const Matrix& k, const Matrix& v, const Matrix& out, const Matrix& lse,
                                const Matrix& dout, const Matrix& dq, const Matrix& dk, const Matrix& dv,
-                               float* delta, F32Products products, void* halves_scratch) {
+                               float* delta, BackwardProducts products, void* halves_scratch,
+                               const RotationTable& rotation) {
   mma::Halves halves;
-  if (sizes.tokens == 0) return;
+  bool rotated = false;
+  if (sizes.tokens == 0) return rotated;
   with_type(q.type, [&](auto type) {
     using S = typename decltype(type)::type;
     const auto* lse_data = static_cast<const float*>(lse.data);
@@ -411,7 +414,7 @@ void tensor_attention_backward(cudaStream_t stream, const AttentionSizes& sizes,
       constexpr int D = d();
       auto heads = [&](const Matrix& x) { return heads_of<S>(x, D); };
       if constexpr (std::is_same_v<S, float>)
-        if (products != F32Products::tf32)
+        if (products != BackwardProducts::warps)
           halves = mma::half_backward<D>(stream, sizes, heads(q), heads(k), heads(v), heads(out), heads(dout),
                                          heads(dq), heads(dk), heads(dv), lse_data, lse.ld, delta, products,
                                          halves_scratch);
@@ -421,6 +424,15 @@ void tensor_attention_backward(cudaStream_t stream, const AttentionSizes& sizes,
         mma::delta_kernel<S, D>
             <<<static_cast<unsigned>(blocks), 256, 0, stream>>>(sizes, heads(out), heads(dout), delta);
       }
+      if constexpr (!std::is_same_v<S, float> && D == 64)
+        if (products == BackwardProducts::groups) {
+          mma::hopper_backward(stream, sizes,
+                               mma::BackwardHeads<S, S>{heads(q), heads(k), heads(v), heads(dout), heads(dq),
+                                                        heads(dk), heads(dv)},
+                               lse_data, lse.ld, lse_data, lse.ld, delta, halves, rotation);
+          rotated = rotation.values != nullptr;
+          return;
+        }
       auto launch_keys = [&](auto choice) {
         using Choice = decltype(choice);
         using Tiles = mma::BackwardTiles<S, D, Choice>;
@@ -465,6 +477,7 @@ void tensor_attention_backward(cudaStream_t stream, const AttentionSizes& sizes,
       }
     });
   });
+  return rotated;
 }
 
 }  // namespace llmft::cuda
