@@ -22,7 +22,7 @@ class GpuBench {
   explicit GpuBench(DType type, MatmulMode mode = MatmulMode::f32)
       : type_(type),
         device_(make_cuda_device(0)),
-        ops_(make_cuda_ops(*device_, mode, AttentionOrder::fast)) {}
+        ops_(make_cuda_ops(*device_, mode, KernelChoice::measured)) {}
 
   Ops* operator->() { return ops_.get(); }
   Ops& ops() { return *ops_; }

@@ -81,7 +81,7 @@ void LoadedModel::open(const AdapterSpec& adapter, const ModelSource& source) {
   tensors_ = std::make_unique<LlamaTensors>(config_, adapter, cuda_ ? 64 : 1);
   device_ = cuda_ ? make_cuda_device(source.gpu) : make_cpu_device();
   int threads = thread_count(source);
-  ops_ = cuda_ ? make_cuda_ops(*device_, recipe_.matmul, AttentionOrder::fast, tuning())
+  ops_ = cuda_ ? make_cuda_ops(*device_, recipe_.matmul, KernelChoice::measured, tuning())
                : make_cpu_ops(*device_, recipe_.matmul, threads);
   decode_ = cuda_ ? make_cuda_decode_ops(*device_) : make_cpu_decode_ops(*device_, threads);
   comm_ = make_self_comm();

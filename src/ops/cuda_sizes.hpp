@@ -47,20 +47,7 @@ inline size_t attention_most_tables(int64_t tokens, int64_t lists) {
   return attention_tables(attention_slots(tokens), lists);
 }
 
-// dQ with the stride of Q, dK and dV without gaps.
-inline size_t attention_gradients(const AttentionShape& shape, int64_t tokens, const Tensor& q) {
-  return static_cast<size_t>(attention_tokens(tokens) * (q.ld + 2 * shape.kv_heads * shape.head_dim)) *
-         size_of(q.dtype);
-}
-// Predicted, as of cuDNN 9.19: f32 sums of dQ with the stride of Q and of dK and dV for every query head, and
-// an f32 a token and head.
-inline size_t attention_backward_workspace(const AttentionShape& shape, int64_t tokens, const Tensor& q) {
-  return static_cast<size_t>(attention_tokens(tokens) *
-                             (q.ld + 2 * shape.heads * shape.head_dim + shape.heads)) *
-         sizeof(float);
-}
-
-// Of this project's own backward: an f32 a token and head.
+// Of attention's backward: an f32 a token and head.
 inline size_t attention_delta(int64_t tokens, int64_t heads) {
   return static_cast<size_t>(tokens * heads) * sizeof(float);
 }

@@ -8,8 +8,8 @@ namespace {
 // Which ops have workspaces, and when they grow, as in ops/cuda.
 class DryOps final : public Ops {
  public:
-  DryOps(Device& device, MatmulMode mode, AttentionOrder order)
-      : device_(device), mode_(mode), order_(order), cuda_(device.kind() == DeviceKind::cuda) {
+  DryOps(Device& device, MatmulMode mode)
+      : device_(device), mode_(mode), cuda_(device.kind() == DeviceKind::cuda) {
     grow(gemm_, cuda_sizes::kGemmWorkspace);
   }
 
@@ -28,19 +28,15 @@ class DryOps final : public Ops {
 
   void attention(const AttentionShape& shape, Indices, const Tensor& q, const Tensor&, const Tensor&,
                  const Tensor&, const Tensor&) override {
-    if (takes_cudnn(shape, q)) grow(tables_, cuda_sizes::attention_most_tables(q.rows, kBackwardLists));
+    if (takes_cudnn(shape, q)) grow(tables_, cuda_sizes::attention_most_tables(q.rows, kLists));
   }
   void attention_backward(const AttentionShape& shape, Indices, const Tensor& q, const Tensor&, const Tensor&,
                           const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
                           const Tensor&, const Rotation&) override {
-    if (order_ == AttentionOrder::fast && takes_cudnn(shape, q)) {
-      grow(gradients_, cuda_sizes::attention_gradients(shape, q.rows, q));
-      grow(workspace_, cuda_sizes::attention_backward_workspace(shape, q.rows, q));
-    } else {
-      grow(delta_, cuda_sizes::attention_delta(q.rows, shape.heads));
-      if (q.dtype == DType::f32 && mode_ == MatmulMode::tf32 && shape.head_dim == 64)
-        grow(halves_, cuda_sizes::attention_halves(shape, q.rows));
-    }
+    grow(delta_, cuda_sizes::attention_delta(q.rows, shape.heads));
+    bool halves = q.dtype == DType::f32 && mode_ == MatmulMode::tf32;
+    if (halves && (shape.head_dim == 64 || shape.head_dim == 128))
+      grow(halves_, cuda_sizes::attention_halves(shape, q.rows));
   }
 
   void swiglu(const Tensor&, const Tensor&) override {}
@@ -64,7 +60,7 @@ class DryOps final : public Ops {
              const Tensor&) override {}
 
  private:
-  static constexpr int64_t kBackwardLists = 6;
+  static constexpr int64_t kLists = 5;
 
   bool takes_cudnn(const AttentionShape& shape, const Tensor& q) const {
     return cuda_ && shape.head_dim == 64 && size_of(q.dtype) == 2;
@@ -77,15 +73,14 @@ class DryOps final : public Ops {
 
   Device& device_;
   MatmulMode mode_;
-  AttentionOrder order_;
   bool cuda_;
-  Buffer gemm_, scratch_, tables_, workspace_, gradients_, delta_, halves_;
+  Buffer gemm_, scratch_, tables_, delta_, halves_;
 };
 
 }  // namespace
 
-std::unique_ptr<Ops> make_dry_ops(Device& device, MatmulMode mode, AttentionOrder order) {
-  return std::make_unique<DryOps>(device, mode, order);
+std::unique_ptr<Ops> make_dry_ops(Device& device, MatmulMode mode) {
+  return std::make_unique<DryOps>(device, mode);
 }
 
 }  // namespace llmft

@@ -35,7 +35,7 @@ MemoryPlan plan_memory(const TrainOptions& o, const LlamaConfig& config, const A
                        const PlanTarget& target) {
   auto device = make_dry_device(target.kind, target.name, target.memory);
   Recipe recipe = make_recipe(o.precision);
-  auto ops = make_dry_ops(*device, recipe.matmul, attention_order_of(o));
+  auto ops = make_dry_ops(*device, recipe.matmul);
   auto comm = make_dry_comm(
       0, target.ranks,
       target.group > 0 ? std::vector<int>{target.group, target.ranks / target.group} : std::vector<int>());

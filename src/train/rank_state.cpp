@@ -18,8 +18,8 @@ Reduction reduction_of(const TrainOptions& o) {
   return o.deterministic ? Reduction::tree : Reduction::fast;
 }
 
-AttentionOrder attention_order_of(const TrainOptions& o) {
-  return o.deterministic ? AttentionOrder::deterministic : AttentionOrder::fast;
+KernelChoice kernel_choice_of(const TrainOptions& o) {
+  return o.deterministic ? KernelChoice::fixed : KernelChoice::measured;
 }
 
 int64_t extension_multiple(DeviceKind kind) {

@@ -14,7 +14,7 @@
 namespace llmft {
 
 Reduction reduction_of(const TrainOptions& options);
-AttentionOrder attention_order_of(const TrainOptions& options);
+KernelChoice kernel_choice_of(const TrainOptions& options);
 // A GPU's matrix units take K in tiles of 64.
 int64_t extension_multiple(DeviceKind kind);
 

@@ -92,7 +92,7 @@ std::unique_ptr<Ops> make_ops(const TrainOptions& o, const Recipe& recipe, Devic
     tuning.file = fs::path(cache) / "llmft/gemm_choices";
   else if (home != nullptr)
     tuning.file = fs::path(home) / ".cache/llmft/gemm_choices";
-  return make_cuda_ops(device, recipe.matmul, attention_order_of(o), tuning);
+  return make_cuda_ops(device, recipe.matmul, kernel_choice_of(o), tuning);
 }
 
 // Steps that the host is ahead of the device; 1 at most. A CPU has done a step when it has been given one.

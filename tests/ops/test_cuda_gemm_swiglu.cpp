@@ -28,9 +28,9 @@ struct Both {
   std::unique_ptr<Device> device = make_cuda_device(0);
   std::unique_ptr<Ops> fused, pair;
   Both()
-      : fused(make_cuda_ops(*device, MatmulMode::f32, AttentionOrder::fast,
+      : fused(make_cuda_ops(*device, MatmulMode::f32, KernelChoice::measured,
                             tuning_of(GemmTuning::Swiglu::fused))),
-        pair(make_cuda_ops(*device, MatmulMode::f32, AttentionOrder::fast,
+        pair(make_cuda_ops(*device, MatmulMode::f32, KernelChoice::measured,
                            tuning_of(GemmTuning::Swiglu::pair))) {}
 };
 
@@ -214,7 +214,7 @@ TEST_CASE("CUDA: a deterministic order never measures which way SwiGLU is faster
   if (no_gpu()) return;
   std::unique_ptr<Device> device = make_cuda_device(0);
   auto image = [&](GemmTuning::Swiglu swiglu) {
-    auto ops = make_cuda_ops(*device, MatmulMode::f32, AttentionOrder::deterministic, tuning_of(swiglu));
+    auto ops = make_cuda_ops(*device, MatmulMode::f32, KernelChoice::fixed, tuning_of(swiglu));
     Held x(*device, DType::bf16, 512, 2048, 0, Values::normal, 1, 1);
     Held w(*device, DType::bf16, 2048, 2048, 0, Values::normal, 0x1p-5, 2);
     Held gate_up(*device, DType::bf16, 512, 2048, 0, Values::normal, 1, 3);
@@ -230,8 +230,8 @@ TEST_CASE("CUDA: a deterministic order never measures which way SwiGLU is faster
 TEST_CASE("CUDA: whether SwiGLU goes into the product is measured without harm to what is in place") {
   if (no_gpu()) return;
   std::unique_ptr<Device> device = make_cuda_device(0);
-  auto measured =
-      make_cuda_ops(*device, MatmulMode::f32, AttentionOrder::fast, tuning_of(GemmTuning::Swiglu::measured));
+  auto measured = make_cuda_ops(*device, MatmulMode::f32, KernelChoice::measured,
+                                tuning_of(GemmTuning::Swiglu::measured));
   OpTest test(*measured, DType::bf16);
   test.gaps = {0, 8};
   for (int round = 0; round < 2; ++round) {

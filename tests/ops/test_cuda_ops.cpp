@@ -27,7 +27,7 @@ struct Gpu {
   std::unique_ptr<Device> device = make_cuda_device(0);
   std::unique_ptr<Ops> ops;
   explicit Gpu(MatmulMode mode = MatmulMode::f32, const GemmTuning& tuning = {})
-      : ops(make_cuda_ops(*device, mode, AttentionOrder::fast, tuning)) {}
+      : ops(make_cuda_ops(*device, mode, KernelChoice::measured, tuning)) {}
 };
 
 GemmTuning first_algorithms() {
@@ -260,7 +260,7 @@ TEST_CASE("CUDA: wrong shapes and dtypes are refused") {
   CHECK_THROWS_AS(ops.swiglu(x, square), InternalError);
   CHECK_THROWS_AS(ops.add(half, x), InternalError);
   CHECK_THROWS_AS(ops.convert(x, narrow), InternalError);
-  CHECK_THROWS_AS(make_cuda_ops(*make_cpu_device(), MatmulMode::f32, AttentionOrder::fast), InternalError);
+  CHECK_THROWS_AS(make_cuda_ops(*make_cpu_device(), MatmulMode::f32, KernelChoice::measured), InternalError);
 }
 
 TEST_CASE("CUDA: memory that is not there is a UserError, and the device goes on working") {

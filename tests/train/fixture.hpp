@@ -66,7 +66,7 @@ struct Model {
         device(kind == llmft::DeviceKind::cpu ? llmft::make_cpu_device() : llmft::make_cuda_device(0)),
         ops(kind == llmft::DeviceKind::cpu
                 ? llmft::make_cpu_ops(*device, recipe.matmul, 1)
-                : llmft::make_cuda_ops(*device, recipe.matmul, llmft::AttentionOrder::fast)),
+                : llmft::make_cuda_ops(*device, recipe.matmul, llmft::KernelChoice::measured)),
         config(llmft::load_llama_config(folder)),
         tensors(config, adapter, extension_multiple),
         comm(std::move(ranks)),

@@ -20,8 +20,9 @@ int cuda_device_count();
 // UserError: no CUDA in this build, no such GPU, or one that is too old (compute capability below 9.0), with
 // what to do.
 std::unique_ptr<Device> make_cuda_device(int ordinal);
-// deterministic: attention's backward sums in a fixed order.
-enum class AttentionOrder { fast, deterministic };
+// Every kernel repeats bit for bit. fixed: and which kernels run is the same in every process, not what was
+// fastest in this one.
+enum class KernelChoice { measured, fixed };
 
 // How matrix products choose among the library's algorithms for a shape. first: its ranking's first, the same
 // in every process. timed: the fastest of the first `candidates`, measured when a shape is first met and kept
@@ -33,14 +34,13 @@ struct GemmTuning {
   std::filesystem::path file;
   // Products with SwiGLU by one kernel or by two, where one can do it. measured: whichever was faster when
   // first met, by 3 % at least, kept as the choices are. LLMFT_SWIGLU=measured|fused|pair in the environment
-  // overrides it. Always two in a deterministic order: the two round different sums.
+  // overrides it. Always two where the choice is fixed: the two round different sums.
   enum class Swiglu { measured, fused, pair };
   Swiglu swiglu = Swiglu::pair;
 };
 
-// A deterministic order takes the first algorithms whatever `tuning` says: two processes may time
-// differently.
-std::unique_ptr<Ops> make_cuda_ops(Device& device, MatmulMode mode, AttentionOrder order,
+// A fixed choice is of the first algorithms whatever `tuning` says: two processes may time differently.
+std::unique_ptr<Ops> make_cuda_ops(Device& device, MatmulMode mode, KernelChoice kernels,
                                    const GemmTuning& tuning = {});
 
 // For the device and beside the Ops of make_cuda_ops.

@@ -9,6 +9,6 @@
 namespace llmft {
 
 // device: a dry one. A CPU's scratch is not imitated.
-std::unique_ptr<Ops> make_dry_ops(Device& device, MatmulMode mode, AttentionOrder order);
+std::unique_ptr<Ops> make_dry_ops(Device& device, MatmulMode mode);
 
 }  // namespace llmft

@@ -1,6 +1,6 @@
-// Which attention runs: cuDNN's where it takes the tensors and the asked order of sums, else this project's
-// on tensor cores (16 bits, and f32 in tf32 mode), else its plain kernels, which take everything. All read
-// and write the same lse, so forward and backward may differ.
+// Which attention runs. Forward: cuDNN's where it takes the tensors, else this project's on tensor cores (16
+// bits, and f32 in tf32 mode), else its plain kernels, which take everything. Backward: the project's own.
+// All read and write the same lse.
 #include "attention.hpp"
 
 #include <algorithm>
@@ -24,14 +24,14 @@ void check_width(const AttentionShape& shape) {
         shape.head_dim, cuda::kMostHeadDim);
 }
 
-cuda::AttentionSizes sizes_of(const AttentionArguments& a) {
-  return {.tokens = a.q.rows,
-          .documents = a.cu_seqlens.size - 1,
-          .cu_seqlens = a.cu_seqlens.data,
-          .heads = static_cast<int>(a.shape.heads),
-          .kv_heads = static_cast<int>(a.shape.kv_heads),
-          .head_dim = static_cast<int>(a.shape.head_dim),
-          .scale = 1.0f / std::sqrt(static_cast<float>(a.shape.head_dim))};
+cuda::AttentionSizes sizes_of(const AttentionShape& shape, Indices cu_seqlens, int64_t tokens) {
+  return {.tokens = tokens,
+          .documents = cu_seqlens.size - 1,
+          .cu_seqlens = cu_seqlens.data,
+          .heads = static_cast<int>(shape.heads),
+          .kv_heads = static_cast<int>(shape.kv_heads),
+          .head_dim = static_cast<int>(shape.head_dim),
+          .scale = 1.0f / std::sqrt(static_cast<float>(shape.head_dim))};
 }
 
 // LLMFT_ATTENTION=plain keeps tensor cores out of the project's own kernels, to compare with.
@@ -40,43 +40,30 @@ bool tensor_cores_wanted() {
   return wanted == nullptr || std::string_view(wanted) != "plain";
 }
 
-// What was measured to be fastest. LLMFT_ATTENTION_BACKWARD=library, groups, halves or warps, to compare.
-struct BackwardChoice {
-  bool library;
-  cuda::BackwardProducts own;
-};
-BackwardChoice backward_choice(bool hopper, DType type, int64_t head_dim) {
+// What was measured to be fastest. LLMFT_ATTENTION_BACKWARD=groups, halves or warps, to compare.
+cuda::BackwardProducts backward_products(bool hopper, DType type, int64_t head_dim) {
   using cuda::BackwardProducts;
-  BackwardChoice choice{true, BackwardProducts::warps};
-  bool groups = hopper && head_dim == 64, halves = type == DType::f32;
-  if (groups)
-    choice.own = BackwardProducts::groups;
-  else if (halves && head_dim == 64)
-    choice.own = BackwardProducts::warps_in_halves;
+  auto by_warps = type == DType::f32 ? BackwardProducts::warps_in_halves : BackwardProducts::warps;
   const char* value = std::getenv("LLMFT_ATTENTION_BACKWARD");
-  std::string_view wanted = value == nullptr ? "" : value;
-  if (wanted != "" && wanted != "library") choice.library = false;
-  if (wanted == "halves" && halves) choice.own = BackwardProducts::warps_in_halves;
-  if (wanted == "warps") choice.own = BackwardProducts::warps;
-  return choice;
+  std::string_view wanted = value == nullptr ? "groups" : value;
+  if (wanted == "warps") return BackwardProducts::warps;
+  return wanted == "groups" && hopper && head_dim == 64 ? BackwardProducts::groups : by_warps;
 }
 
 class GpuAttention final : public AttentionEngine {
  public:
-  GpuAttention(CudaDevice& device, MatmulMode mode, AttentionOrder order)
-      : device_(device), mode_(mode), order_(order), hopper_(is_hopper(device.ordinal())), cudnn_(device) {}
+  GpuAttention(CudaDevice& device, MatmulMode mode)
+      : device_(device), mode_(mode), hopper_(is_hopper(device.ordinal())), cudnn_(device) {}
 
   void attention(const AttentionShape& shape, Indices cu_seqlens, const Tensor& q, const Tensor& k,
                  const Tensor& v, const Tensor& out, const Tensor& lse) override {
     shapes::attention(shape, cu_seqlens, q, k, v, out, lse);
     check_width(shape);
     if (q.rows == 0) return;
-    AttentionArguments a{
-        .shape = shape, .cu_seqlens = cu_seqlens, .q = q, .k = k, .v = v, .out = out, .lse = lse};
-    if (cudnn_.forward(a)) return;
+    if (cudnn_.forward({shape, cu_seqlens, q, k, v, out, lse})) return;
     auto* kernel = on_tensor_cores(shape, {q, k, v, out}) ? cuda::tensor_attention : cuda::attention;
-    kernel(device_.stream(), sizes_of(a), matrix_of(q), matrix_of(k), matrix_of(v), matrix_of(out),
-           matrix_of(lse));
+    kernel(device_.stream(), sizes_of(shape, cu_seqlens, q.rows), matrix_of(q), matrix_of(k), matrix_of(v),
+           matrix_of(out), matrix_of(lse));
     cuda_check(cudaGetLastError());
   }
 
@@ -87,9 +74,7 @@ class GpuAttention final : public AttentionEngine {
     shapes::attention_backward(shape, cu_seqlens, q, k, v, out, lse, dout, dq, dk, dv);
     check_width(shape);
     if (q.rows == 0) return;
-    AttentionArguments a{shape, cu_seqlens, q, k, v, out, lse, dout, dq, dk, dv, rotation};
-    BackwardChoice choice = backward_choice(hopper_, q.dtype, shape.head_dim);
-    if (order_ == AttentionOrder::fast && choice.library && cudnn_.backward(a)) return;
+    cuda::AttentionSizes sizes = sizes_of(shape, cu_seqlens, q.rows);
     size_t bytes = cuda_sizes::attention_delta(q.rows, shape.heads);
     if (delta_.bytes() < bytes) {
       delta_ = Buffer();
@@ -97,8 +82,9 @@ class GpuAttention final : public AttentionEngine {
     }
     auto* data = static_cast<float*>(delta_.data());
     bool rotated = false;
+    auto products = backward_products(hopper_, q.dtype, shape.head_dim);
     if (on_tensor_cores(shape, {q, k, v, out, dout, dq, dk, dv})) {
-      bool halves = q.dtype == DType::f32 && choice.own != cuda::BackwardProducts::warps;
+      bool halves = q.dtype == DType::f32 && products != cuda::BackwardProducts::warps;
       bytes = halves ? cuda_sizes::attention_halves(shape, q.rows) : 0;
       if (halves_.bytes() < bytes) {
         halves_ = Buffer();
@@ -108,12 +94,12 @@ class GpuAttention final : public AttentionEngine {
       if (rotation.table && rotation.table.ld % 2 == 0)
         table = {rotation.positions.data, static_cast<const float*>(rotation.table.data), rotation.table.ld,
                  rotation.table.rows};
-      rotated = cuda::tensor_attention_backward(device_.stream(), sizes_of(a), matrix_of(q), matrix_of(k),
+      rotated = cuda::tensor_attention_backward(device_.stream(), sizes, matrix_of(q), matrix_of(k),
                                                 matrix_of(v), matrix_of(out), matrix_of(lse), matrix_of(dout),
-                                                matrix_of(dq), matrix_of(dk), matrix_of(dv), data, choice.own,
+                                                matrix_of(dq), matrix_of(dk), matrix_of(dv), data, products,
                                                 halves_.data(), table);
     } else {
-      cuda::attention_backward(device_.stream(), sizes_of(a), matrix_of(q), matrix_of(k), matrix_of(v),
+      cuda::attention_backward(device_.stream(), sizes, matrix_of(q), matrix_of(k), matrix_of(v),
                                matrix_of(out), matrix_of(lse), matrix_of(dout), matrix_of(dq), matrix_of(dk),
                                matrix_of(dv), data);
     }
@@ -135,7 +121,6 @@ class GpuAttention final : public AttentionEngine {
 
   CudaDevice& device_;
   MatmulMode mode_;
-  AttentionOrder order_;
   bool hopper_;
   CudnnAttention cudnn_;
   Buffer delta_;
@@ -151,9 +136,8 @@ bool is_hopper(int ordinal) {
   return major == 9 && minor == 0;
 }
 
-std::unique_ptr<AttentionEngine> make_attention_engine(CudaDevice& device, MatmulMode mode,
-                                                       AttentionOrder order) {
-  return std::make_unique<GpuAttention>(device, mode, order);
+std::unique_ptr<AttentionEngine> make_attention_engine(CudaDevice& device, MatmulMode mode) {
+  return std::make_unique<GpuAttention>(device, mode);
 }
 
 }  // namespace llmft

@@ -24,7 +24,6 @@ class AttentionEngine {
 // Whether the device runs what is built for sm_90a alone.
 bool is_hopper(int ordinal);
 
-std::unique_ptr<AttentionEngine> make_attention_engine(CudaDevice& device, MatmulMode mode,
-                                                       AttentionOrder order);
+std::unique_ptr<AttentionEngine> make_attention_engine(CudaDevice& device, MatmulMode mode);
 
 }  // namespace llmft

@@ -35,13 +35,13 @@ using fe::graph::Tensor_attributes;
 using Attributes = std::shared_ptr<Tensor_attributes>;
 
 constexpr int64_t kHeadDim = 64;
-constexpr size_t kOldest = 91800;  // before, the backward's workspace for packed documents was too small
+constexpr size_t kOldest = 91800;  // none older was tried on packed documents
 
 // Names of a graph's tensors.
-enum Id : int64_t { kQ = 1, kK, kV, kOut, kLse, kDout, kDq, kDk, kDv, kLengths, kLengthsAgain, kOffsets };
+enum Id : int64_t { kQ = 1, kK, kV, kOut, kLse, kLengths, kLengthsAgain, kOffsets };
 
 // Which offsets belong to which tensor: entries of DocumentTables::strides.
-enum Offset { kOffQ, kOffK, kOffV, kOffOut, kOffLse, kOffDkv, kOffCount };
+enum Offset { kOffQ, kOffK, kOffV, kOffOut, kOffLse, kOffCount };
 static_assert(kOffCount <= cuda::DocumentTables::kMost);
 
 bool on_16_bytes(const Tensor& x) {
@@ -87,7 +87,6 @@ struct CudnnAttention::Plan {
   int64_t slots;
   int64_t tokens;  // the most it takes
   std::array<int64_t, kOffCount> strides;
-  int count;  // of strides in use
   std::shared_ptr<Graph> graph;
   size_t workspace = 0;
 };
@@ -115,21 +114,6 @@ class GraphMaker {
     output(out, kOut, kOffOut, shape_.heads);
     output(lse, kLse, kOffLse, shape_.heads);
     place_lse(*lse);
-    return graph_;
-  }
-
-  std::shared_ptr<Graph> backward() {
-    auto options = fe::graph::SDPA_backward_attributes().set_name("attention_backward");
-    mask(options);
-    options.set_max_total_seq_len_q(tokens_).set_max_total_seq_len_kv(tokens_);
-    Attributes lse = input(kLse, kOffLse, shape_.heads);
-    place_lse(*lse);
-    auto [dq, dk, dv] = graph_->sdpa_backward(
-        input(kQ, kOffQ, shape_.heads), input(kK, kOffK, shape_.kv_heads), input(kV, kOffV, shape_.kv_heads),
-        input(kOut, kOffOut, shape_.heads), input(kDout, kOffOut, shape_.heads), lse, options);
-    output(dq, kDq, kOffQ, shape_.heads);
-    output(dk, kDk, kOffDkv, shape_.kv_heads);
-    output(dv, kDv, kOffDkv, shape_.kv_heads);
     return graph_;
   }
 
@@ -212,18 +196,15 @@ CudnnAttention::CudnnAttention(CudaDevice& device) : device_(device) {}
 CudnnAttention::~CudnnAttention() = default;
 
 // Null where cuDNN does not take it.
-CudnnAttention::Plan* CudnnAttention::plan(const AttentionArguments& a, Direction direction) {
-  bool backward = direction == Direction::backward;
+CudnnAttention::Plan* CudnnAttention::plan(const AttentionArguments& a) {
   if (a.shape.head_dim != kHeadDim || size_of(a.q.dtype) != 2 || a.lse.ld != a.shape.heads) return nullptr;
   for (const Tensor* x : {&a.q, &a.k, &a.v, &a.out})
     if (!on_16_bytes(*x)) return nullptr;
-  if (backward && (!on_16_bytes(a.dout) || a.dout.ld != a.out.ld)) return nullptr;
 
-  int64_t kv_width = a.shape.kv_heads * kHeadDim;
-  std::array<int64_t, kOffCount> strides = {a.q.ld, a.k.ld, a.v.ld, a.out.ld, a.lse.ld, kv_width};
+  std::array<int64_t, kOffCount> strides = {a.q.ld, a.k.ld, a.v.ld, a.out.ld, a.lse.ld};
   int64_t slots = cuda_sizes::attention_slots(a.cu_seqlens.size - 1),
           tokens = cuda_sizes::attention_tokens(a.q.rows);
-  Key key = {backward, static_cast<int64_t>(a.q.dtype), a.shape.heads, a.shape.kv_heads, slots, tokens};
+  Key key = {static_cast<int64_t>(a.q.dtype), a.shape.heads, a.shape.kv_heads, slots, tokens};
   key.insert(key.end(), strides.begin(), strides.end());
   auto found = plans_.find(key);
   if (found != plans_.end()) return found->second.get();
@@ -236,12 +217,10 @@ CudnnAttention::Plan* CudnnAttention::plan(const AttentionArguments& a, Directio
   }
   if (!library_) library_ = std::make_unique<Library>(device_.stream());
   GraphMaker maker(a.shape, a.q.dtype, slots, tokens, strides);
-  auto made = std::make_unique<Plan>(Plan{slots, tokens, strides, backward ? kOffCount : kOffDkv,
-                                          backward ? maker.backward() : maker.forward()});
+  auto made = std::make_unique<Plan>(Plan{slots, tokens, strides, maker.forward()});
   std::string why = build(*made->graph, library_->handle(), made->workspace);
   if (!why.empty()) {
-    log::warn("cuDNN has no attention {} for this shape ({}): slower kernels do it",
-              backward ? "backward" : "forward", why);
+    log::warn("cuDNN has no attention for this shape ({}): slower kernels do it", why);
     return nullptr;
   }
   plan = std::move(made);
@@ -249,18 +228,20 @@ CudnnAttention::Plan* CudnnAttention::plan(const AttentionArguments& a, Directio
 }
 
 // It grows with the documents too: a rehearsal takes what as many documents as tokens need.
-void CudnnAttention::reserve_workspace(AttentionArguments a, Direction direction, const Plan& plan_of_a) {
+void CudnnAttention::reserve_workspace(AttentionArguments a, const Plan& plan_of_a) {
   size_t bytes = plan_of_a.workspace;
   if (device_.phase() == DevicePhase::rehearsing) {
     a.cu_seqlens.size = a.q.rows + 1;
-    if (const Plan* most = plan(a, direction)) bytes = std::max(bytes, most->workspace);
+    if (const Plan* most = plan(a)) bytes = std::max(bytes, most->workspace);
   }
   reserve(workspace_, device_, bytes);
 }
 
-// Runs the graph on the documents of a.
-void CudnnAttention::run(const AttentionArguments& a, const Plan& plan,
-                         std::unordered_map<int64_t, void*> tensors) {
+bool CudnnAttention::forward(const AttentionArguments& a) {
+  Plan* found = plan(a);
+  if (found == nullptr) return false;
+  const Plan& plan = *found;
+  reserve_workspace(a, plan);
   int64_t pitch = cuda_sizes::attention_table_pitch(plan.slots);
   size_t lengths_bytes = cuda_sizes::attention_lengths(plan.slots);
   reserve(tables_, device_,
@@ -268,63 +249,17 @@ void CudnnAttention::run(const AttentionArguments& a, const Plan& plan,
                    cuda_sizes::attention_most_tables(a.q.rows, kOffCount)));
   auto* lengths = static_cast<int32_t*>(tables_.data());
   auto* offsets = reinterpret_cast<int64_t*>(static_cast<std::byte*>(tables_.data()) + lengths_bytes);
-  cuda::DocumentTables tables{plan.slots, lengths, offsets, pitch, plan.count, {}};
-  std::copy_n(plan.strides.begin(), plan.count, tables.strides);
+  cuda::DocumentTables tables{plan.slots, lengths, offsets, pitch, kOffCount, {}};
+  std::copy(plan.strides.begin(), plan.strides.end(), tables.strides);
   cuda::document_tables(device_.stream(), a.cu_seqlens.data, a.cu_seqlens.size - 1, tables);
   cuda_check(cudaGetLastError());
 
-  tensors.insert({{kQ, a.q.data},
-                  {kK, a.k.data},
-                  {kV, a.v.data},
-                  {kOut, a.out.data},
-                  {kLse, a.lse.data},
-                  {kLengths, lengths},
-                  {kLengthsAgain, lengths}});
-  for (int i = 0; i < plan.count; ++i) tensors[kOffsets + i] = offsets + i * pitch;
+  std::unordered_map<int64_t, void*> tensors = {
+      {kQ, a.q.data},     {kK, a.k.data},      {kV, a.v.data},          {kOut, a.out.data},
+      {kLse, a.lse.data}, {kLengths, lengths}, {kLengthsAgain, lengths}};
+  for (int i = 0; i < kOffCount; ++i) tensors[kOffsets + i] = offsets + i * pitch;
   auto status = plan.graph->execute(library_->handle(), tensors, workspace_.data());
   check(status.is_good(), status.get_message().c_str());
-}
-
-bool CudnnAttention::forward(const AttentionArguments& a) {
-  Plan* forward_plan = plan(a, Direction::forward);
-  if (forward_plan == nullptr) return false;
-  reserve_workspace(a, Direction::forward, *forward_plan);
-  run(a, *forward_plan, {});
-  return true;
-}
-
-// Gradients go to buffers of their own first. dK and dV without gaps: the workspace grows with their stride,
-// and by that of one [T, N] buffer for all three it would be several times as large. dQ with Q's stride:
-// cuDNN 9.19 places its f32 sums by Q's offsets in a workspace sized by dQ's stride, and with a smaller one
-// they run into those of dK (seen on an H100).
-bool CudnnAttention::backward(const AttentionArguments& a) {
-  Plan* backward_plan = plan(a, Direction::backward);
-  if (backward_plan == nullptr) return false;
-  struct Gradient {
-    int64_t id;
-    Tensor wanted;
-    Tensor made;
-  };
-  Gradient gradients[] = {{kDq, a.dq, {}}, {kDk, a.dk, {}}, {kDv, a.dv, {}}};
-  reserve(gradients_, device_, cuda_sizes::attention_gradients(a.shape, a.q.rows, a.q));
-  std::unordered_map<int64_t, void*> tensors = {{kDout, a.dout.data}};
-  size_t offset = 0;
-  for (Gradient& g : gradients) {
-    int64_t width = g.id == kDq ? a.q.ld : g.wanted.cols;
-    g.made = gradients_.view(g.wanted.dtype, g.wanted.rows, width, offset).col_range(0, g.wanted.cols);
-    offset += static_cast<size_t>(backward_plan->tokens * width) * size_of(g.wanted.dtype);
-    tensors[g.id] = g.made.data;
-  }
-  reserve_workspace(a, Direction::backward, *backward_plan);
-  run(a, *backward_plan, std::move(tensors));
-  for (const Gradient& g : gradients) {
-    if (a.rotation.table && g.id != kDv)
-      cuda::rope(device_.stream(), matrix_of(g.made), matrix_of(g.wanted), a.rotation.positions.data,
-                 matrix_of(a.rotation.table), -1);
-    else
-      cuda::convert(device_.stream(), matrix_of(g.made), matrix_of(g.wanted), 1);
-  }
-  cuda_check(cudaGetLastError());
   return true;
 }
 

@@ -26,17 +26,17 @@ std::unique_ptr<Device> make_cuda_device(int ordinal) {
   return std::make_unique<CudaDevice>(ordinal);
 }
 
-std::unique_ptr<Ops> make_cuda_ops(Device& device, MatmulMode mode, AttentionOrder order,
+std::unique_ptr<Ops> make_cuda_ops(Device& device, MatmulMode mode, KernelChoice kernels,
                                    const GemmTuning& tuning) {
   auto* cuda = dynamic_cast<CudaDevice*>(&device);
   check(cuda != nullptr, "CUDA ops on another device");
   GemmTuning effective = tuning;
   if (const char* wanted = std::getenv("LLMFT_SWIGLU")) effective.swiglu = swiglu_of(wanted);
-  if (order == AttentionOrder::deterministic) {
+  if (kernels == KernelChoice::fixed) {
     effective.choice = GemmTuning::Choice::first;
     effective.swiglu = GemmTuning::Swiglu::pair;
   }
-  return std::make_unique<CudaOps>(*cuda, mode, order, effective);
+  return std::make_unique<CudaOps>(*cuda, mode, effective);
 }
 
 }  // namespace llmft

@@ -4,13 +4,13 @@
 #include "tensor_maps.hpp"
 
 namespace llmft {
-CudaOps::CudaOps(CudaDevice& device, MatmulMode mode, AttentionOrder order, const GemmTuning& tuning)
+CudaOps::CudaOps(CudaDevice& device, MatmulMode mode, const GemmTuning& tuning)
     : device_(device),
       tuning_(tuning),
       hopper_(is_hopper(device.ordinal())),
       gemm_(std::make_unique<Gemm>(device, mode, tuning)),
       maps_(std::make_unique<TensorMaps>()),
-      attention_(make_attention_engine(device, mode, order)) {}
+      attention_(make_attention_engine(device, mode)) {}
 
 CudaOps::~CudaOps() = default;
 

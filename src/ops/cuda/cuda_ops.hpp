@@ -22,7 +22,7 @@ struct BoxShape;
 
 class CudaOps final : public Ops {
  public:
-  CudaOps(CudaDevice& device, MatmulMode mode, AttentionOrder order, const GemmTuning& tuning);
+  CudaOps(CudaDevice& device, MatmulMode mode, const GemmTuning& tuning);
   ~CudaOps() override;
 
   CudaDevice& device() override { return device_; }

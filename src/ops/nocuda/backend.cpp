@@ -12,7 +12,7 @@ std::unique_ptr<Device> make_cuda_device(int) {
       "--device cpu");
 }
 
-std::unique_ptr<Ops> make_cuda_ops(Device&, MatmulMode, AttentionOrder, const GemmTuning&) {
+std::unique_ptr<Ops> make_cuda_ops(Device&, MatmulMode, KernelChoice, const GemmTuning&) {
   internal_error("CUDA ops in a build without CUDA");
 }
 

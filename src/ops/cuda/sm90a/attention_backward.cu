@@ -372,7 +372,7 @@ void hopper_backward(cudaStream_t stream, const AttentionSizes& sizes, const Bac
   auto* keys_kernel = tiles_wanted(2) == 1 ? dkv_kernel<S, T, 2> : dkv_kernel<S, T, 3>;
   launch(keys_kernel, stream, tiles * sizes.kv_heads, bytes + 1024, sizes, x.q, x.k, x.v, x.dout, x.dk, x.dv,
          shift, shift_ld, delta, halves, rotation);
-  auto* queries_kernel = tiles_wanted(1) == 1 ? dq_kernel<S, T, 4> : dq_kernel<S, T, 3>;
+  auto* queries_kernel = tiles_wanted(1) == 1 ? dq_kernel<S, T, 3> : dq_kernel<S, T, 4>;
   launch(queries_kernel, stream, tiles * sizes.heads, bytes, sizes, x.q, x.k, x.v, x.dout, x.dq, lse, lse_ld,
          delta, halves, rotation);
 }
