@@ -4,6 +4,7 @@ Any folder will do: every benchmarks.csv, variants.csv, comm.txt and run directo
 the names that docs/formats.md lists. A row that was transcribed from a document gives way to a measured one of the same cell.
 Paths in config.yaml lose their folders, which mean nothing elsewhere.
 """
+
 import argparse
 import csv
 import io
@@ -50,13 +51,24 @@ def filled(fields: dict[str, str]) -> dict[str, str]:
 
 def identity(row: Cell) -> tuple:
     """Of one measurement, whatever its run has been called."""
-    return tuple(row.text(c) for c in ("time_utc", "host", "command", "precision", "strategy", "tokens_per_s", "config_hash", "perplexity"))
+    return tuple(
+        row.text(c)
+        for c in ("time_utc", "host", "command", "precision", "strategy", "tokens_per_s", "config_hash", "perplexity")
+    )
 
 
 def place(row: Cell) -> tuple:
     """What a transcribed row and a measured one of the same cell have in common."""
     texts = tuple(row.text(c) for c in ("device", "precision", "strategy", "mode"))
-    return (row.system, *texts, row.adapter_rank, row.ranks, row.tokens_a_rank, row.fixed, round(row.mean_length or 0, -1))
+    return (
+        row.system,
+        *texts,
+        row.adapter_rank,
+        row.ranks,
+        row.tokens_a_rank,
+        row.fixed,
+        round(row.mean_length or 0, -1),
+    )
 
 
 class Collector:
@@ -137,7 +149,9 @@ class Collector:
             fields = re.fullmatch(r"(\S+)\s+(.+?)\s+(\d+)\s+([\d.]+)\s+([\d.]+)\s+([\d.]+)", line)
             if fields:
                 names = ("collective", "of", "bytes", "time_us", "algbw_gb_s", "busbw_gb_s")
-                found.append({"time_utc": date, "device": head[2], "ranks": head[1], **dict(zip(names, fields.groups()))})
+                found.append(
+                    {"time_utc": date, "device": head[2], "ranks": head[1], **dict(zip(names, fields.groups()))}
+                )
         keys = TABLES["comm.csv"]
         old = [row.fields for row in read_table(self.measured / "comm.csv", keys)]
         known = {tuple(row[k] for k in keys) for row in old}
@@ -165,9 +179,17 @@ class Collector:
             shutil.copyfile(path, target / "quality.csv")
 
     def write(self) -> None:
-        fresh = {place(row) for row in self.tables["benchmarks.csv"] if not row.text("source") and row.text("command") not in SCORES}
+        fresh = {
+            place(row)
+            for row in self.tables["benchmarks.csv"]
+            if not row.text("source") and row.text("command") not in SCORES
+        }
         for name, rows in self.tables.items():
-            kept = [row for row in rows if not (row.text("source") and row.text("command") not in SCORES and place(row) in fresh)]
+            kept = [
+                row
+                for row in rows
+                if not (row.text("source") and row.text("command") not in SCORES and place(row) in fresh)
+            ]
             self.dropped += len(rows) - len(kept)
             if rows:
                 write_table(self.measured / name, [row.fields for row in kept])
@@ -187,9 +209,12 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("folders", nargs="+", type=pathlib.Path, metavar="FOLDER")
     parser.add_argument("--measured", type=pathlib.Path, default=pathlib.Path("docs/measured"), help="(%(default)s)")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="COLUMN=VALUE",
+        "--set",
+        action="append",
+        default=[],
+        metavar="COLUMN=VALUE",
         help="names that say more than a folder's: model=..., data=... of all rows and runs taken",
-    )  # fmt: skip
+    )
     options = parser.parse_args(args)
     try:
         changes = dict(text.split("=", 1) for text in options.set if "=" in text)
@@ -206,7 +231,9 @@ def main(args: list[str] | None = None) -> int:
     except OSError as error:
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
-    print(f"{options.measured}: {collector.rows} rows and {collector.copied} runs taken, {collector.dropped} transcribed rows replaced")
+    print(
+        f"{options.measured}: {collector.rows} rows and {collector.copied} runs taken, {collector.dropped} transcribed rows replaced"
+    )
     return 0
 
 

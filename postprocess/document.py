@@ -4,6 +4,7 @@ What the report says is made of templates and values: `say("DDP keeps {share} of
 A template may hold no figure of its own (names such as bf16 or H100 aside), so a number without a source cannot be
 written; a value that is None reads "not measured".
 """
+
 import dataclasses
 import re
 import string
@@ -188,7 +189,14 @@ def heading(level: int, template: str, **values) -> Heading:
     return Heading(level, text, re.sub(r"[^a-z0-9]+", "-", plain(text).lower()).strip("-"))
 
 
-def table(head: list, rows: list[list], caption: Text, left: int = 1, strong: tuple[int, ...] = (), words: tuple[int, ...] = ()) -> Table:
+def table(
+    head: list,
+    rows: list[list],
+    caption: Text,
+    left: int = 1,
+    strong: tuple[int, ...] = (),
+    words: tuple[int, ...] = (),
+) -> Table:
     return Table([text_of(c) for c in head], [[text_of(c) for c in row] for row in rows], caption, left, words, strong)
 
 
@@ -219,7 +227,9 @@ def _md(text: Text) -> str:
 def _md_table(of: Table) -> str:
     line = lambda cells: "| " + " | ".join(cells) + " |"  # noqa: E731
     cells = [[_md(c).replace("|", "\\|") if "\\|" not in _md(c) else _md(c) for c in row] for row in of.rows]
-    rows = [[f"**{c}**" if i in of.strong and c and c != NOT_MEASURED else c for i, c in enumerate(row)] for row in cells]
+    rows = [
+        [f"**{c}**" if i in of.strong and c and c != NOT_MEASURED else c for i, c in enumerate(row)] for row in cells
+    ]
     rule = "|" + "|".join("---" if i < of.left or i in of.words else "---:" for i in range(len(of.head))) + "|"
     return "\n".join([line([_md(c) for c in of.head]), rule, *map(line, rows)]) + f"\n\n*{_md(of.caption)}*"
 

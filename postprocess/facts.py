@@ -1,4 +1,5 @@
 """What follows from the measurements: medians at each setting, ratios, scaling. No words, no rounding; None: not measured."""
+
 import dataclasses
 import datetime
 import functools
@@ -6,7 +7,8 @@ import functools
 from facts_quality import QualityFacts
 from facts_runs import RunFacts
 from facts_scaling import ScalingFacts
-from measured import Cell, Measured, Reference, Row, Stat, stat
+from measured import Cell, Measured, Row, Stat, stat
+from reference import Reference
 
 PEERS = ("PEFT", "Liger", "Unsloth")
 
@@ -58,13 +60,24 @@ def setting_of(row: Cell) -> Setting:
     longest = int(row["max_length"] or 0) or None
     if row.fixed and longest:
         length = longest if length and length > 0.97 * longest else length
-    return Setting(row.text("mode"), row.adapter_rank, row.tokens_a_rank, row.pack_tokens, row.fixed, length,
-                   None if row.fixed else longest, row.device, row.text("model"))  # fmt: skip
+    return Setting(
+        row.text("mode"),
+        row.adapter_rank,
+        row.tokens_a_rank,
+        row.pack_tokens,
+        row.fixed,
+        length,
+        None if row.fixed else longest,
+        row.device,
+        row.text("model"),
+    )
 
 
 def when(row: Row) -> datetime.datetime | None:
     try:
-        return datetime.datetime.fromisoformat(row.text("time_utc").replace("Z", "+00:00")).replace(tzinfo=datetime.timezone.utc)
+        return datetime.datetime.fromisoformat(row.text("time_utc").replace("Z", "+00:00")).replace(
+            tzinfo=datetime.timezone.utc
+        )
     except ValueError:
         return None
 
@@ -100,9 +113,12 @@ class Facts(ScalingFacts, RunFacts, QualityFacts):
 
     def is_original(self, setting: Setting) -> bool:
         o = self.original
-        return (setting.mode, setting.adapter_rank, setting.tokens, setting.fixed) == ("lora", o.rank, o.tokens, True) and (
-            setting.length is not None and abs(setting.length - o.sample_tokens) <= 0.03 * o.sample_tokens
-        )
+        return (setting.mode, setting.adapter_rank, setting.tokens, setting.fixed) == (
+            "lora",
+            o.rank,
+            o.tokens,
+            True,
+        ) and (setting.length is not None and abs(setting.length - o.sample_tokens) <= 0.03 * o.sample_tokens)
 
     @functools.cached_property
     def original_setting(self) -> Setting | None:
@@ -113,7 +129,17 @@ class Facts(ScalingFacts, RunFacts, QualityFacts):
     def ordered_settings(self) -> list[Setting]:
         """Without the original's: most precisions first within a device, H100 first, LoRA before full."""
         rest = [s for s in self.single if not self.is_original(s)]
-        return sorted(rest, key=lambda s: ("H100" not in s.device, s.device, s.mode == "full", not s.fixed, -len(self.single[s]), s.tokens))
+        return sorted(
+            rest,
+            key=lambda s: (
+                "H100" not in s.device,
+                s.device,
+                s.mode == "full",
+                not s.fixed,
+                -len(self.single[s]),
+                s.tokens,
+            ),
+        )
 
     def ours(self, setting: Setting | None, precision: str, column: str) -> Stat | None:
         return stat(self.single.get(setting, {}).get(precision, ()), column)
@@ -124,9 +150,25 @@ class Facts(ScalingFacts, RunFacts, QualityFacts):
 
         def alike(row: Cell) -> bool:
             length = row.mean_length
-            near = length is None or setting.length is None or not setting.fixed or abs(length - setting.length) <= 0.05 * setting.length
-            same = (row.text("mode"), row.adapter_rank, row.device) == (setting.mode, setting.adapter_rank, setting.device)
-            return row.system == system and row.ranks == 1 and row.text("precision") == precision and same and near and row.fixed == setting.fixed
+            near = (
+                length is None
+                or setting.length is None
+                or not setting.fixed
+                or abs(length - setting.length) <= 0.05 * setting.length
+            )
+            same = (row.text("mode"), row.adapter_rank, row.device) == (
+                setting.mode,
+                setting.adapter_rank,
+                setting.device,
+            )
+            return (
+                row.system == system
+                and row.ranks == 1
+                and row.text("precision") == precision
+                and same
+                and near
+                and row.fixed == setting.fixed
+            )
 
         rows = [row for row in self.m.peers if alike(row) and row["tokens_per_s"]]
         rows = [row for row in rows if row.tokens_a_rank == setting.tokens] or rows
@@ -136,11 +178,15 @@ class Facts(ScalingFacts, RunFacts, QualityFacts):
                 return None
             return Value(best[column], best.source(column), any(same_visit(best, row) for row in ours), best)
         rows = [
-            r for r in self.reference.peers
-            if (r.text("system"), r.text("precision"), r.text("device"), r.text("mode")) == (system, precision, setting.device, setting.mode)
-            and (r["adapter_rank"] or 0) == setting.adapter_rank and r["gpus"] == 1 and (r.text("lengths") == "fixed") == setting.fixed
+            r
+            for r in self.reference.peers
+            if (r.text("system"), r.text("precision"), r.text("device"), r.text("mode"))
+            == (system, precision, setting.device, setting.mode)
+            and (r["adapter_rank"] or 0) == setting.adapter_rank
+            and r["gpus"] == 1
+            and (r.text("lengths") == "fixed") == setting.fixed
             and (not setting.fixed or (r["sample_tokens"] == setting.length))
-        ]  # fmt: skip
+        ]
         rows = [r for r in rows if (r["batch"] or 0) * (r["sample_tokens"] or 0) == setting.tokens] or rows
         column, factor = ("memory_gb", 1e9) if column == "peak_memory_bytes" else (column, 1)
         rows = [r for r in rows if r[column]]
@@ -165,7 +211,9 @@ class Facts(ScalingFacts, RunFacts, QualityFacts):
             for system in PEERS:
                 value = self.original_peer(system, precision)
                 # a peer's samples are all of the setting's length
-                of[system] = value and Value(value.value / self.original.sample_tokens, value.source, value.here, value.row)
+                of[system] = value and Value(
+                    value.value / self.original.sample_tokens, value.source, value.here, value.row
+                )
             mine = self.ours(self.original_setting, precision, "samples_per_s")
             of["llmft"] = mine and Value(mine.value, mine.source, True, mine.rows[0])
             found[precision] = of
@@ -177,4 +225,8 @@ class Facts(ScalingFacts, RunFacts, QualityFacts):
             return "Peers: not measured."
         if all(v.here for v in values):
             return "Peers ran beside ours in the same visit."
-        return "Peers ran on another day than ours." if not any(v.here for v in values) else "Some peers ran on another day than ours."
+        return (
+            "Peers ran in another visit than ours."
+            if not any(v.here for v in values)
+            else "Some peers ran in another visit than ours."
+        )

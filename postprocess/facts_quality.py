@@ -1,11 +1,23 @@
 """Base against fine-tuned, from quality/quality.csv."""
+
 import dataclasses
 
 import measured as m
 
-METRICS = {"valid_loss": "validation loss", "validation_loss": "validation loss", "loss": "validation loss", "bleu": "BLEU",
-           "rouge_l": "ROUGE-L", "rouge-l": "ROUGE-L", "rouge_1": "ROUGE-1", "rouge-1": "ROUGE-1", "rouge_2": "ROUGE-2",
-           "rouge-2": "ROUGE-2", "perplexity": "perplexity", "validation loss": "validation loss"}  # fmt: skip
+METRICS = {
+    "valid_loss": "validation loss",
+    "validation_loss": "validation loss",
+    "loss": "validation loss",
+    "bleu": "BLEU",
+    "rouge_l": "ROUGE-L",
+    "rouge-l": "ROUGE-L",
+    "rouge_1": "ROUGE-1",
+    "rouge-1": "ROUGE-1",
+    "rouge_2": "ROUGE-2",
+    "rouge-2": "ROUGE-2",
+    "perplexity": "perplexity",
+    "validation loss": "validation loss",
+}
 LOWER_IS_BETTER = ("validation loss", "perplexity")
 
 
@@ -51,8 +63,19 @@ class QualityFacts:
             if base is None or tuned is None:
                 continue
             difference = _value(row, "difference") or m.Stat(tuned.value - base.value, 0, 0, 1, tuned.source, ())
-            found.append(QualityRow(row.text("precision"), row.text("mode"), metric, base, tuned, difference,
-                                    _value(row, "low"), _value(row, "high"), row))  # fmt: skip
+            found.append(
+                QualityRow(
+                    row.text("precision"),
+                    row.text("mode"),
+                    metric,
+                    base,
+                    tuned,
+                    difference,
+                    _value(row, "low"),
+                    _value(row, "high"),
+                    row,
+                )
+            )
         return found
 
     def quality_words(self) -> str:

@@ -1,11 +1,23 @@
 """What follows from run directories: which to show, losses by precision, time to a loss, what lies in memory."""
+
 import dataclasses
 
 import measured as m
+import run_files
 from read import PRECISIONS, Run
 
-_ALIKE = ("data", "model", "train.pack_tokens", "train.batch_packs", "train.seed", "train.lr", "train.schedule", "adapter.rank",
-          "adapter.targets", "deterministic")  # fmt: skip
+_ALIKE = (
+    "data",
+    "model",
+    "train.pack_tokens",
+    "train.batch_packs",
+    "train.seed",
+    "train.lr",
+    "train.schedule",
+    "adapter.rank",
+    "adapter.targets",
+    "deterministic",
+)
 STRATEGY = {"none": "one GPU", "ddp": "DDP", "fsdp": "FSDP", "hsdp": "HSDP"}
 
 
@@ -21,7 +33,7 @@ class TimeToLoss:
 def seconds_of(run: Run) -> tuple[list[float], list[float]] | None:
     """(training time, validation loss) at each validation of a run whose steps were all timed."""
     at, losses, now = [], [], 0.0
-    for row in m.steps(run):
+    for row in run_files.steps(run):
         if row["step_time_s"] is None:
             return None
         now += row["step_time_s"]
@@ -40,7 +52,13 @@ class RunFacts:
         for run in runs:
             if not run.steps or len(run.steps.step) < 2 or run.precision not in PRECISIONS:
                 continue
-            key = (run.report.get("device"), run.strategy, run.report.get("ranks"), run.mode, *(run.config.get(k) for k in _ALIKE))
+            key = (
+                run.report.get("device"),
+                run.strategy,
+                run.report.get("ranks"),
+                run.mode,
+                *(run.config.get(k) for k in _ALIKE),
+            )
             groups.setdefault(key, {})[run.precision] = run
         return [{p: of[p] for p in PRECISIONS if p in of} for of in groups.values()]
 
@@ -97,7 +115,15 @@ class RunFacts:
             return []
         of = groups[max(groups, key=lambda key: (len(groups[key]), str(key)))]
         order = {"none": 0, "ddp": 1, "hsdp": 2, "fsdp": 3}
-        kinds = sorted(of, key=lambda k: (k[0] == "full", PRECISIONS.index(k[1]) if k[1] in PRECISIONS else 9, order.get(k[2], 9), k[3]))
+        kinds = sorted(
+            of,
+            key=lambda k: (
+                k[0] == "full",
+                PRECISIONS.index(k[1]) if k[1] in PRECISIONS else 9,
+                order.get(k[2], 9),
+                k[3],
+            ),
+        )
         named = []
         for mode, precision, strategy, sharding, ranks in kinds:
             if strategy == "none" and (mode, precision, "ddp") in {k[:3] for k in kinds}:
@@ -122,8 +148,11 @@ class RunFacts:
         packs, tokens = config.get("train.batch_packs"), config.get("train.pack_tokens")
         if tokens and tokens.isdigit():
             one = packs == str(ranks)
-            parts.append(f"{int(tokens):,} tokens a {'rank and step' if ranks != 1 or not strategy else 'step'}" if one else
-                         f"{packs} packs of {int(tokens):,} tokens a step")  # fmt: skip
+            parts.append(
+                f"{int(tokens):,} tokens a {'rank and step' if ranks != 1 or not strategy else 'step'}"
+                if one
+                else f"{packs} packs of {int(tokens):,} tokens a step"
+            )
         if config.get("model"):
             parts.append(config["model"].rstrip("/").rpartition("/")[2])
         return " · ".join(parts)

@@ -1,9 +1,11 @@
 """Several GPUs: efficiency against one, beside peers; memory of each rank, exposed communication, what --deterministic costs."""
+
 import dataclasses
-import re
 import functools
+import re
 
 import measured as m
+import run_files
 from measured import Cell, Stat, stat
 from read import PRECISIONS
 
@@ -51,9 +53,10 @@ class ScalingFacts:
     def plain_cells(self) -> list[Cell]:
         """Of both tables, what ran without --deterministic and tuning."""
         extra = [
-            row for row in self.m.variants
+            row
+            for row in self.m.variants
             if self.m.run_of(row) and not self.is_deterministic(row) and not self.is_tuned(row)
-        ]  # fmt: skip
+        ]
         return [row for row in [*self.m.cells, *extra] if row["tokens_per_s"] and not self.is_deterministic(row)]
 
     @functools.cached_property
@@ -61,7 +64,15 @@ class ScalingFacts:
         groups: dict[tuple, list[Cell]] = {}
         for row in self.plain_cells():
             length = round(row.mean_length, -1) if row.mean_length else None
-            key = (row.device, row.system, row.text("mode"), row.adapter_rank, row.text("precision"), row.tokens_a_rank, length)
+            key = (
+                row.device,
+                row.system,
+                row.text("mode"),
+                row.adapter_rank,
+                row.text("precision"),
+                row.tokens_a_rank,
+                length,
+            )
             groups.setdefault((*key, row.text("strategy"), self.sharding(row), row.ranks), []).append(row)
         found = []
         for (*key, strategy, sharding, ranks), rows in groups.items():
@@ -69,10 +80,31 @@ class ScalingFacts:
                 continue
             device, system, mode, _, precision, tokens, _ = key
             alone = groups.get((*key, "none", "", 1)) or groups.get((*key, strategy, sharding, 1), [])
-            found.append(Scaled(system, mode, precision, strategy, sharding, ranks, tokens, device, rows,
-                                stat(alone, "tokens_per_s"), stat(rows, "tokens_per_s")))  # fmt: skip
-        order = lambda s: (s.device, s.mode == "full", SYSTEMS.index(s.system), PRECISIONS.index(s.precision), s.tokens,  # noqa: E731
-                           STRATEGIES.index(s.strategy), s.sharding, s.ranks)  # fmt: skip
+            found.append(
+                Scaled(
+                    system,
+                    mode,
+                    precision,
+                    strategy,
+                    sharding,
+                    ranks,
+                    tokens,
+                    device,
+                    rows,
+                    stat(alone, "tokens_per_s"),
+                    stat(rows, "tokens_per_s"),
+                )
+            )
+        order = lambda s: (
+            s.device,
+            s.mode == "full",
+            SYSTEMS.index(s.system),
+            PRECISIONS.index(s.precision),
+            s.tokens,  # noqa: E731
+            STRATEGIES.index(s.strategy),
+            s.sharding,
+            s.ranks,
+        )
         return sorted(found, key=order)
 
     def scaled_at(self, device: str, **wanted) -> list[Scaled]:
@@ -86,7 +118,7 @@ class ScalingFacts:
     def peak_memory(self, row: Cell) -> tuple[float, float, str] | None:
         """(least, most, source) bytes over the ranks of a run; of a peer rank 0's."""
         run = self.m.run_of(row)
-        peaks = [parts["peak"]["bytes"] for parts in m.memory(run).values() if "peak" in parts] if run else []
+        peaks = [parts["peak"]["bytes"] for parts in run_files.memory(run).values() if "peak" in parts] if run else []
         peaks = [peak for peak in peaks if peak]
         if peaks:
             return min(peaks), max(peaks), f"runs/{run.name}/memory.csv, peak"
@@ -99,9 +131,13 @@ class ScalingFacts:
         count = row["steps"]
         if not run or not count:
             return None
-        rows = [phases.get("exposed_communication") for phases in m.timing(run).values()]
+        rows = [phases.get("exposed_communication") for phases in run_files.timing(run).values()]
         values = [float(r.fields["seconds"]) / count for r in rows if r]
-        return (min(values), max(values), f"runs/{run.name}/timing.csv, exposed_communication over steps") if values else None
+        return (
+            (min(values), max(values), f"runs/{run.name}/timing.csv, exposed_communication over steps")
+            if values
+            else None
+        )
 
     def deterministic(self) -> list[tuple[Cell, Cell | None]]:
         """(run with --deterministic, the same without)."""
@@ -110,11 +146,17 @@ class ScalingFacts:
             if not self.is_deterministic(row) or not row["tokens_per_s"] or not self.m.run_of(row):
                 continue
             alike = [
-                other for other in self.plain_cells()
-                if other.system == "llmft" and other.device == row.device and other["batch_packs"] == row["batch_packs"]
-                and all(other.text(c) == row.text(c) for c in ("precision", "strategy", "mode", "adapter_rank", "ranks", "pack_tokens"))
+                other
+                for other in self.plain_cells()
+                if other.system == "llmft"
+                and other.device == row.device
+                and other["batch_packs"] == row["batch_packs"]
+                and all(
+                    other.text(c) == row.text(c)
+                    for c in ("precision", "strategy", "mode", "adapter_rank", "ranks", "pack_tokens")
+                )
                 and self.sharding(other) == self.sharding(row)
-            ]  # fmt: skip
+            ]
             pairs.append((row, alike[0] if alike else None))
         key = lambda pair: (pair[0].text("mode") == "full", pair[0].ranks, STRATEGIES.index(pair[0].text("strategy")))  # noqa: E731
         return sorted(pairs, key=key)
@@ -126,7 +168,17 @@ class ScalingFacts:
             run = self.m.run_of(row)
             if not run or not self.is_deterministic(row):
                 continue
-            keys = ("device", "precision", "mode", "adapter_rank", "pack_tokens", "batch_packs", "data", "model", "steps")
+            keys = (
+                "device",
+                "precision",
+                "mode",
+                "adapter_rank",
+                "pack_tokens",
+                "batch_packs",
+                "data",
+                "model",
+                "steps",
+            )
             groups.setdefault(tuple(row.text(k) for k in keys), []).append(run.name)
         return [names for names in groups.values() if len(names) > 1]
 

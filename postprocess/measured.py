@@ -1,10 +1,10 @@
-"""A folder of measurements as the report reads it (docs/formats.md, "docs/measured"): tables and small run files.
+"""A folder of measurements as the report reads it (docs/formats.md, "docs/measured"): its tables.
 
 A missing file is a thing that was not measured; a file that is there and not of its form ends the program with one
 line. Every number keeps where it stands, so that the report can say so.
 """
+
 import dataclasses
-import functools
 import pathlib
 import statistics
 from collections.abc import Callable, Iterable
@@ -13,8 +13,12 @@ import read
 from read import Run, UserError
 
 ROW_COLUMNS = tuple(c for c in read.BENCHMARK_COLUMNS if c not in ("loss_first",))
+
+
 PEERS = (("unsloth", "Unsloth"), ("liger", "Liger"), ("", "PEFT"))
-REFERENCE = pathlib.Path(__file__).resolve().parent / "reference"
+
+
+SCORES = ("eval", "eval-base")
 
 
 def number(where: str, column: str, text: str | None) -> float | None:
@@ -121,10 +125,10 @@ def read_table(path: pathlib.Path, columns: Iterable[str], make: Callable = Row)
     if not path.is_file():
         return []
     text = read._open_text(path)
-    return [make(f"{path.name}:{where.rpartition(':')[2]}", fields) for where, fields in read._rows(path, text, list(columns))]
-
-
-SCORES = ("eval", "eval-base")
+    return [
+        make(f"{path.name}:{where.rpartition(':')[2]}", fields)
+        for where, fields in read._rows(path, text, list(columns))
+    ]
 
 
 def read_cells(path: pathlib.Path) -> list[Cell]:
@@ -135,7 +139,9 @@ def read_cells(path: pathlib.Path) -> list[Cell]:
             continue
         for column, allowed in read._CHOICES.items():
             if row.text(column) not in allowed:
-                raise UserError(f"{path.parent / row.where}: {column} '{row.text(column)}' is not one of {', '.join(allowed)}")
+                raise UserError(
+                    f"{path.parent / row.where}: {column} '{row.text(column)}' is not one of {', '.join(allowed)}"
+                )
         for column in ("ranks", "tokens_per_s", "peak_memory_bytes"):
             if (row[column] or 0) < 0:
                 raise UserError(f"{path.parent / row.where}: {column} is negative; mend or remove the line")
@@ -198,40 +204,6 @@ class Measured:
         return not any((self.cells, self.runs, self.quality, self.preprocess, self.generation, self.tokenizers))
 
 
-def table(run: Run, name: str, columns: Iterable[str]) -> list[Row]:
-    return [
-        Row(f"runs/{run.name}/{row.where}", row.fields) for row in read_table(run.path / name, columns)
-    ]
-
-
-def ledger(run: Run) -> list[Row]:
-    return table(run, "profile.csv", ("group", "calls", "seconds", "share", "flops", "bytes", "tflops", "tb_s", "roofline"))
-
-
-def memory(run: Run) -> dict[int, dict[str, Row]]:
-    """{rank: {part: row}}"""
-    of: dict[int, dict[str, Row]] = {}
-    for row in table(run, "memory.csv", ("rank", "part", "bytes")):
-        of.setdefault(read._count(row.where, "rank", row.text("rank")), {})[row.text("part")] = row
-    return of
-
-
-def timing(run: Run) -> dict[int, dict[str, Row]]:
-    of: dict[int, dict[str, Row]] = {}
-    for row in table(run, "timing.csv", ("rank", "phase", "seconds", "count")):
-        of.setdefault(read._count(row.where, "rank", row.text("rank")), {})[row.text("phase")] = row
-    return of
-
-
-@functools.lru_cache(maxsize=512)
-def _steps(path: pathlib.Path, name: str) -> tuple[Row, ...]:
-    return tuple(Row(f"runs/{name}/{r.where}", r.fields) for r in read_table(path, read.STEP_COLUMNS))
-
-
-def steps(run: Run) -> tuple[Row, ...]:
-    return _steps(run.path / "steps.csv", run.name)
-
-
 def _runs(folder: pathlib.Path) -> dict[str, Run]:
     return {run.name: run for run in read.read_runs(folder)} if folder.is_dir() else {}
 
@@ -249,41 +221,19 @@ def read_measured(folder: pathlib.Path, runs: pathlib.Path | None = None) -> Mea
     cells, variants = read_cells(folder / "benchmarks.csv"), read_cells(folder / "variants.csv")
     is_run = lambda row: row.text("command") not in SCORES  # noqa: E731
     measured = Measured(
-        folder, [*filter(is_run, cells)], [*filter(is_run, variants)], _runs(runs or folder / "runs"), quality or scores(cells), _runs(folder / "quality/runs"),
+        folder,
+        [*filter(is_run, cells)],
+        [*filter(is_run, variants)],
+        _runs(runs or folder / "runs"),
+        quality or scores(cells),
+        _runs(folder / "quality/runs"),
         table_of("preprocess.csv", "system", "rows", "text_bytes", "processes", "cores", "wall_s", "cpu_s"),
         table_of("tokenizers.csv", "tokenizer", "form", "en_first", "en_repeated", "mix_first", "mix_repeated"),
         table_of("generation.csv", "system", "device", "precision", "batch", "kind", "tokens_per_s"),
         table_of("comm.csv", "device", "ranks", "collective", "of", "bytes", "time_us", "busbw_gb_s"),
-        _named(table_of("models.csv", "model", "vocab_size"), "model"), _named(table_of("data.csv", "data", "floor_nats"), "data"),
-    )  # fmt: skip
+        _named(table_of("models.csv", "model", "vocab_size"), "model"),
+        _named(table_of("data.csv", "data", "floor_nats"), "data"),
+    )
     if measured.empty():
         raise UserError(f"{folder}: has no measurement (no benchmarks.csv with a row, no runs); see docs/formats.md")
     return measured
-
-
-class Reference:
-    """What others have published, with where it was said."""
-
-    def __init__(self, folder: pathlib.Path = REFERENCE):
-        def rows(name: str, *columns: str) -> list[Row]:
-            found = [Row(f"reference/{r.where}", r.fields) for r in read_table(folder / name, (*columns, "source"))]
-            for row in found:
-                if not row.text("source"):
-                    raise UserError(f"{folder / name}: {row.where}: has no source; a figure without one is not shown")
-            return found
-
-        self.original = rows("original.csv", "quantity", "precision", "strategy", "gpus", "value")
-        self.peers = rows("peers.csv", "system", "precision", "device", "mode", "adapter_rank", "batch", "sample_tokens",
-                          "lengths", "strategy", "gpus", "tokens_per_s", "memory_gb")  # fmt: skip
-        self.goals = {(r.text("goal"), r.text("precision")): r for r in rows("goals.csv", "goal", "precision", "value")}
-        self.devices = rows("devices.csv", "device", "power_w", "memory_gb")
-
-    def published(self, quantity: str, precision: str = "", strategy: str = "", gpus: int | None = None) -> Row | None:
-        for row in self.original:
-            if row.text("quantity") == quantity and row.text("precision") == precision and row.text("strategy") == strategy:
-                if gpus is None or row["gpus"] == gpus:
-                    return row
-        return None
-
-    def device(self, name: str) -> Row | None:
-        return next((row for row in self.devices if row.text("device") in name), None)

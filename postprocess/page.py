@@ -1,9 +1,25 @@
 """The report as one HTML file that needs nothing else: styles and figures inline, light and dark, print and phone."""
+
 import html
 import pathlib
 import re
 
-from document import NOT_MEASURED, Code, Gallery, Heading, Name, Note, Num, Paragraph, Picture, Points, Table, Text, Tiles, plain
+from document import (
+    NOT_MEASURED,
+    Code,
+    Gallery,
+    Heading,
+    Name,
+    Note,
+    Num,
+    Paragraph,
+    Picture,
+    Points,
+    Table,
+    Text,
+    Tiles,
+    plain,
+)
 
 STYLE = """
 :root{--paper:#fff;--ink:#1c1e21;--faint:#5d6470;--grid:#d9dce1;--soft:#f3f5f8;--accent:#0b63a5;--bad:#a31515;--badsoft:#fdeeee;--warm:#8a5a00}
@@ -23,7 +39,7 @@ pre{background:var(--soft);padding:.8em 1em;overflow-x:auto;border-radius:6px}pr
 
 _PAGE = """
 main{max-width:1080px;margin:0 auto;padding:1.6rem 1.4rem 5rem}
-main>p,main>ul{max-width:46rem}
+main>p,main>ul{max-width:46rem}main>nav+p{max-width:none}
 h1{font-size:1.75rem;line-height:1.2;margin:.2rem 0 .4rem;letter-spacing:-.01em}
 h2{font-size:1.3rem;margin:2.6rem 0 .5rem;padding-top:.5rem;border-top:1px solid var(--grid)}
 h3{font-size:1.03rem;margin:1.8rem 0 .3rem}
@@ -95,7 +111,9 @@ def span(text: Text) -> str:
 
 def table(of: Table) -> str:
     def cell(tag: str, i: int, text: Text) -> str:
-        kind = " ".join((["l"] if i < of.left or i in of.words else []) + (["s"] if i in of.strong and tag == "td" else []))
+        kind = " ".join(
+            (["l"] if i < of.left or i in of.words else []) + (["s"] if i in of.strong and tag == "td" else [])
+        )
         return f"<{tag}{f' class={chr(34)}{kind}{chr(34)}' if kind else ''}>{span(text)}</{tag}>"
 
     line = lambda tag, cells: "<tr>" + "".join(cell(tag, i, c) for i, c in enumerate(cells)) + "</tr>"  # noqa: E731
@@ -121,7 +139,9 @@ def svg(path: pathlib.Path, alt: str) -> str:
         text = text.replace(f": {colour}", f": {variable}")
     text = re.sub(r"\.\d{4,}", lambda m: m[0][:4], text)
     text = re.sub(r' (?:width|height)="[\d.]+pt"', "", text, count=2)
-    text = text.replace("'DejaVu Sans'", "'DejaVu Sans','Segoe UI',Arial").replace("<text ", "<text fill=\"currentColor\" ")
+    text = text.replace("'DejaVu Sans'", "'DejaVu Sans','Segoe UI',Arial").replace(
+        "<text ", '<text fill="currentColor" '
+    )
     return text.replace("<svg ", f'<svg role="img" aria-label="{html.escape(alt)}" ', 1)
 
 
@@ -149,7 +169,11 @@ def block(of, figures: pathlib.Path) -> str:
             points = "<ul>" + "".join(f"<li>{span(item)}</li>" for item in items) + "</ul>" if items else ""
             return f'<div class="note {kind}"><b>{mark}{span(title)}</b>{points}</div>'
         case Tiles(items):
-            return '<div class="tiles">' + "".join(f"<div><b>{span(a)}</b><span>{span(b)}</span></div>" for a, b in items) + "</div>"
+            return (
+                '<div class="tiles">'
+                + "".join(f"<div><b>{span(a)}</b><span>{span(b)}</span></div>" for a, b in items)
+                + "</div>"
+            )
     raise TypeError(of)
 
 
@@ -164,7 +188,11 @@ def head(title: str, style: str) -> str:
 def page(blocks: list, figures: pathlib.Path) -> str:
     title = next(plain(b.text) for b in blocks if isinstance(b, Heading))
     parts = [block(b, figures) for b in blocks]
-    links = [f'<a href="#{b.anchor}">{html.escape(plain(b.text))}</a>' for b in blocks if isinstance(b, Heading) and b.level == 2]
+    links = [
+        f'<a href="#{b.anchor}">{html.escape(plain(b.text))}</a>'
+        for b in blocks
+        if isinstance(b, Heading) and b.level == 2
+    ]
     first = next(i for i, b in enumerate(blocks) if isinstance(b, Heading) and b.level == 1)
     parts.insert(first + 1, f"<nav>{' '.join(links)}</nav>")
     return head(title, _PAGE) + f"<body>\n{_THEME}<main>\n" + "\n".join(parts) + "\n</main>\n</body>\n</html>\n"

@@ -3,6 +3,7 @@
 The report's numbers and its sentences of finding are computed from the tables; what was not measured reads so. The same
 measurements give the same bytes.
 """
+
 import argparse
 import os
 import pathlib
@@ -10,8 +11,9 @@ import shutil
 import subprocess
 import sys
 
-from measured import Measured, Reference, read_measured
+from measured import Measured, read_measured
 from read import UserError
+from reference import Reference
 
 EXAMPLES = """examples:
   python postprocess/report.py                                          docs/measured -> docs/report.md, report.html, slides.html
@@ -69,12 +71,15 @@ def write(path: pathlib.Path, text: str) -> None:
 
 def build(measured: Measured, out: pathlib.Path) -> list[pathlib.Path]:
     import page
+    import run_files
     import slides
     from document import markdown
     from facts import Facts
-    from report_text import report, deck
+    from report_text import deck, report
 
     facts = Facts(measured, Reference())
+    for run in facts.all_runs():
+        run_files.read_all(run)
     drawn = draw(facts, out / "figures")
     blocks = report(facts, drawn)
     write(out / "report.md", markdown(blocks, "figures"))
@@ -88,7 +93,15 @@ def print_pdf(path: pathlib.Path) -> pathlib.Path:
     if program is None:
         raise UserError(f"--pdf: no chromium here ({', '.join(CHROMIUM)}); open {path} in a browser and print it")
     target = path.with_suffix(".pdf")
-    command = [program, "--headless", "--no-sandbox", "--disable-gpu", "--no-pdf-header-footer", f"--print-to-pdf={target}", path.resolve().as_uri()]
+    command = [
+        program,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--no-pdf-header-footer",
+        f"--print-to-pdf={target}",
+        path.resolve().as_uri(),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     if done.returncode != 0 or not target.is_file():
         raise UserError(f"--pdf: {program} failed ({done.stderr.strip().splitlines()[-1:] or done.returncode})")

@@ -1,22 +1,27 @@
-"""Several GPUs: the published scaling, ours beside peers, memory of each rank, communication, what exactness costs."""
+"""Several GPUs: the published scaling, ours beside peers, memory of each rank."""
+
 import figures
 from document import (
-    MISSING, Block, Name, Num, Paragraph, Points, gigabytes, heading, join, number, percent, ratio, say, table,
-)  # fmt: skip
+    MISSING,
+    Block,
+    Name,
+    Num,
+    Paragraph,
+    Points,
+    gigabytes,
+    heading,
+    join,
+    number,
+    percent,
+    ratio,
+    say,
+    table,
+)
 from facts import Facts
-from facts_scaling import Scaled, tuning_words
-from report_results import of, over, rate
+from facts_scaling import Scaled
+from report_exactness import comm_table, deterministic_table, tuned_points
+from report_results import NAMES, over, rate, spread
 from style import short_device
-
-NAMES = {"none": "one GPU", "ddp": "DDP", "fsdp": "FSDP", "hsdp": "HSDP"}
-
-
-def spread(values: tuple[float, float, str] | None, shown) -> object:
-    """One figure, or the least and the most of the ranks."""
-    if values is None:
-        return MISSING
-    low, high = shown(values[0], values[2]), shown(values[1], values[2])
-    return low if low == high else say("{low} to {high}", low=low, high=high)
 
 
 def milliseconds(value: float, source: str) -> Num:
@@ -30,13 +35,36 @@ def strategy_name(s: Scaled):
 def published_table(facts: Facts) -> Block:
     rows = []
     for precision, strategy in (("fp16", "ddp"), ("fp32", "fsdp"), ("fp16", "fsdp")):
-        found = [r for r in facts.reference.original if (r.text("quantity"), r.text("precision"), r.text("strategy")) == ("samples_per_s", precision, strategy)]
+        found = [
+            r
+            for r in facts.reference.original
+            if (r.text("quantity"), r.text("precision"), r.text("strategy")) == ("samples_per_s", precision, strategy)
+        ]
         one = next((r for r in found if r["gpus"] == 1), None)
         by_gpus = {int(r["gpus"]): r for r in found}
-        rows.append([Name(f"{NAMES[strategy]} {precision}"), *(number(by_gpus[n]["value"], by_gpus[n].source("value")) if n in by_gpus else MISSING for n in (1, 2, 4, 8))])
+        rows.append(
+            [
+                Name(f"{NAMES[strategy]} {precision}"),
+                *(
+                    number(by_gpus[n]["value"], by_gpus[n].source("value")) if n in by_gpus else MISSING
+                    for n in (1, 2, 4, 8)
+                ),
+            ]
+        )
         last = by_gpus[max(by_gpus)]
-        rows[-1].append(percent(ratio(last["value"], one["value"] * last["gpus"]), f"{last.source('value')}; {one.source('value')}") if one and last is not one else MISSING)
-        memory = next((r for r in facts.reference.original if (r.text("quantity"), r.text("precision"), r.text("strategy")) == ("memory_gb", precision, strategy)), None)
+        rows[-1].append(
+            percent(ratio(last["value"], one["value"] * last["gpus"]), f"{last.source('value')}; {one.source('value')}")
+            if one and last is not one
+            else MISSING
+        )
+        memory = next(
+            (
+                r
+                for r in facts.reference.original
+                if (r.text("quantity"), r.text("precision"), r.text("strategy")) == ("memory_gb", precision, strategy)
+            ),
+            None,
+        )
         rows[-1].append(number(memory["value"], memory.source("value"), 1, " GB") if memory else MISSING)
     source = facts.reference.published("samples_per_s", "fp16", "ddp", 1)
     gpus = [number(n, source.source("gpus"), 0) for n in (1, 2, 4, 8)]
@@ -50,16 +78,37 @@ def scaling_table(facts: Facts, device: str) -> Block:
         memory = facts.peak_memory(s.rows[0])
         exposed = facts.exposed(s.rows[0]) if s.system == "llmft" else None
         many, source = number(s.ranks, s.many.source, 0), s.many.source
-        rows.append([
-            say("{sys}", sys=Name(s.system)), say("{mode} {p}", mode=Name(figures.MODE_NAMES[s.mode]), p=Name(s.precision)),
-            say("{n}", n=strategy_name(s)), many, number(s.tokens, source, 0), rate(s.one) if s.one else MISSING, rate(s.many),
-            percent(s.efficiency, source), spread(memory, gigabytes), spread(exposed, milliseconds) if s.system == "llmft" else MISSING,
-        ])  # fmt: skip
-    head = ["system", "trains", "strategy", "GPUs", "tokens a rank and step", "tokens/s on one", "tokens/s", "efficiency", "peak memory of a rank", "exposed communication, ms a step"]
+        rows.append(
+            [
+                say("{sys}", sys=Name(s.system)),
+                say("{mode} {p}", mode=Name(figures.MODE_NAMES[s.mode]), p=Name(s.precision)),
+                say("{n}", n=strategy_name(s)),
+                many,
+                number(s.tokens, source, 0),
+                rate(s.one) if s.one else MISSING,
+                rate(s.many),
+                percent(s.efficiency, source),
+                spread(memory, gigabytes),
+                spread(exposed, milliseconds) if s.system == "llmft" else MISSING,
+            ]
+        )
+    head = [
+        "system",
+        "trains",
+        "strategy",
+        "GPUs",
+        "tokens a rank and step",
+        "tokens/s on one",
+        "tokens/s",
+        "efficiency",
+        "peak memory of a rank",
+        "exposed communication, ms a step",
+    ]
     caption = say(
         "{device}; weak scaling: every rank has the tokens of a step on one GPU. Efficiency: tokens/s over those of as many single GPUs. Memory and exposed communication: "
-        "least and most of the ranks (of a peer, rank zero's memory). Peers: PEFT is transformers and PEFT with autocast, FSDP its FSDP2; Liger has bf16 weights.", device=Name(short_device(device)),
-    )  # fmt: skip
+        "least and most of the ranks (of a peer, rank zero's memory). Peers: PEFT is transformers and PEFT with autocast, FSDP its FSDP2; Liger has bf16 weights.",
+        device=Name(short_device(device)),
+    )
     return table(head, rows, caption, left=3, strong=(6,))
 
 
@@ -70,14 +119,31 @@ def beside_peers(facts: Facts, device: str) -> list:
         parts = []
         for system in ("PEFT", "Liger", "Unsloth"):
             for strategy in ("ddp", "fsdp"):
-                mine = [s for s in facts.scaled_at(device, system="llmft", mode=mode, precision="bf16", strategy=strategy) if s.sharding in ("", "full_shard")]
+                mine = [
+                    s
+                    for s in facts.scaled_at(device, system="llmft", mode=mode, precision="bf16", strategy=strategy)
+                    if s.sharding in ("", "full_shard")
+                ]
                 theirs = facts.scaled_at(device, system=system, mode=mode, precision="bf16", strategy=strategy)
                 pairs = [(a, b) for a in mine for b in theirs if a.ranks == b.ranks]
                 if pairs:
                     a, b = max(pairs, key=lambda p: (p[0].ranks, -p[0].tokens))
-                    parts.append(say("{x} {system}'s with {s}", x=over(a.many, b.many), system=Name(system), s=Name(NAMES[strategy])))
+                    parts.append(
+                        say(
+                            "{x} {system}'s with {s}",
+                            x=over(a.many, b.many),
+                            system=Name(system),
+                            s=Name(NAMES[strategy]),
+                        )
+                    )
         if parts:
-            items.append(say("bf16 {mode}, tokens/s of llmft over the peers' beside it: {list}.", mode=Name(figures.MODE_NAMES[mode]), list=join(parts)))
+            items.append(
+                say(
+                    "bf16 {mode}, tokens/s of llmft over the peers' beside it: {list}.",
+                    mode=Name(figures.MODE_NAMES[mode]),
+                    list=join(parts),
+                )
+            )
     return items
 
 
@@ -88,15 +154,28 @@ def findings(facts: Facts, device: str) -> list:
     pairs = [(by[(*k[:3], "ddp")], s) for k, s in by.items() if k[3] == "fsdp" and (*k[:3], "ddp") in by]
     if pairs:
         faster = [(d, f) for d, f in pairs if d.many.value > f.many.value]
-        names = lambda some: join([say("{m} {p} (by {x})", m=Name(figures.MODE_NAMES[d.mode]), p=Name(d.precision),  # noqa: E731
-                                       x=percent(abs(d.many.value / f.many.value - 1), f"{d.many.source}; {f.many.source}")) for d, f in some])  # fmt: skip
+        names = lambda some: join(
+            [
+                say(
+                    "{m} {p} (by {x})",
+                    m=Name(figures.MODE_NAMES[d.mode]),
+                    p=Name(d.precision),  # noqa: E731
+                    x=percent(abs(d.many.value / f.many.value - 1), f"{d.many.source}; {f.many.source}"),
+                )
+                for d, f in some
+            ]
+        )
         slower = [pair for pair in pairs if pair not in faster]
         if faster and not slower:
             items.append(say("DDP is faster than FSDP wherever both were measured: {names}.", names=names(faster)))
         elif slower and not faster:
-            items.append(say("FSDP is at least as fast as DDP wherever both were measured: {names}.", names=names(slower)))
+            items.append(
+                say("FSDP is at least as fast as DDP wherever both were measured: {names}.", names=names(slower))
+            )
         else:
-            items.append(say("DDP is faster than FSDP for {a}; FSDP is faster for {b}.", a=names(faster), b=names(slower)))
+            items.append(
+                say("DDP is faster than FSDP for {a}; FSDP is faster for {b}.", a=names(faster), b=names(slower))
+            )
         memories = [(d, f, facts.peak_memory(d.rows[0]), facts.peak_memory(f.rows[0])) for d, f in pairs]
         memories = [m for m in memories if m[2] and m[3]]
         if memories:
@@ -104,65 +183,61 @@ def findings(facts: Facts, device: str) -> list:
             saved = [1 - m[3][1] / m[2][0] for m in memories]
             if len(holds) == len(memories):
                 low, high = min(saved), max(saved)
-                items.append(say("FSDP uses less memory than DDP on every rank, in every pair measured: {low} to {high} less. In the published study it used more ({f} against {d}).",
-                                 low=percent(low, "memory.csv of both"), high=percent(high, "memory.csv of both"), **_published_memory(facts)))  # fmt: skip
+                items.append(
+                    say(
+                        "FSDP uses less memory than DDP on every rank, in every pair measured: {low} to {high} less. In the published study it used more ({f} against {d}).",
+                        low=percent(low, "memory.csv of both"),
+                        high=percent(high, "memory.csv of both"),
+                        **_published_memory(facts),
+                    )
+                )
             else:
                 broken = [m for m in memories if m not in holds]
-                items.append(say("FSDP does **not** use less memory than DDP in {list}.", list=join([say("{m} {p}", m=Name(figures.MODE_NAMES[m[0].mode]), p=Name(m[0].precision)) for m in broken])))
+                items.append(
+                    say(
+                        "FSDP does **not** use less memory than DDP in {list}.",
+                        list=join(
+                            [
+                                say("{m} {p}", m=Name(figures.MODE_NAMES[m[0].mode]), p=Name(m[0].precision))
+                                for m in broken
+                            ]
+                        ),
+                    )
+                )
     best = [s for s in ours if s.efficiency]
     if best:
         top, least = max(best, key=lambda s: s.efficiency), min(best, key=lambda s: s.efficiency)
-        items.append(say("Efficiency lies between {low} ({a}) and {high} ({b}).", low=percent(least.efficiency, least.many.source), high=percent(top.efficiency, top.many.source), a=_named(least), b=_named(top)))
+        items.append(
+            say(
+                "Efficiency lies between {low} ({a}) and {high} ({b}).",
+                low=percent(least.efficiency, least.many.source),
+                high=percent(top.efficiency, top.many.source),
+                a=_named(least),
+                b=_named(top),
+            )
+        )
         if top.efficiency > 1:
-            items.append(say("More than as many single GPUs is not a gain of parallel training: a run of a few seconds on one GPU and on two differs by the clock that power leaves each."))
+            items.append(
+                say(
+                    "More than as many single GPUs is not a gain of parallel training: a run of a few seconds on one GPU and on two differs by the clock that power leaves each."
+                )
+            )
     return items
 
 
 def _named(s: Scaled):
-    return say("{m} {p} {s} on {n}", m=Name(figures.MODE_NAMES[s.mode]), p=Name(s.precision), s=strategy_name(s), n=number(s.ranks, s.many.source, 0))
+    return say(
+        "{m} {p} {s} on {n}",
+        m=Name(figures.MODE_NAMES[s.mode]),
+        p=Name(s.precision),
+        s=strategy_name(s),
+        n=number(s.ranks, s.many.source, 0),
+    )
 
 
 def _published_memory(facts: Facts) -> dict:
     of_ = {k: facts.reference.published("memory_gb", "fp16", s, 4) for k, s in (("f", "fsdp"), ("d", "ddp"))}
     return {k: number(r["value"], r.source("value"), 1, " GB") if r else None for k, r in of_.items()}
-
-
-def deterministic_table(facts: Facts) -> list[Block]:
-    pairs = facts.deterministic()
-    if not pairs:
-        return [Paragraph(say("What `--deterministic` costs: {it}.", it=None))]
-    rows = []
-    for row, other in pairs:
-        tokens = number(row["tokens_per_s"], row.source("tokens_per_s"), 0)
-        plain = number(other["tokens_per_s"], other.source("tokens_per_s"), 0) if other else MISSING
-        cost = percent(1 - row["tokens_per_s"] / other["tokens_per_s"], f"{row.source('tokens_per_s')}; {other.source('tokens_per_s')}") if other else MISSING
-        rows.append([say("{m} {p}", m=Name(figures.MODE_NAMES[row.text("mode")]), p=Name(row.text("precision"))), Name(NAMES[row.text("strategy")]), number(row.ranks, row.where, 0), plain, tokens, cost,
-                     spread(facts.peak_memory(row), gigabytes)])  # fmt: skip
-    head = ["trains", "strategy", "GPUs", "tokens/s", "tokens/s with `--deterministic`", "cost", "peak memory of a rank"]
-    groups = facts.same_bits()
-    alike = sum(len(g) for g in groups)
-    caption = say("What the same bits on any number of GPUs cost. A negative cost is the noise of short runs.")
-    out: list[Block] = [table(head, rows, caption, left=2)]
-    if groups:
-        out.append(Paragraph(say("{n} runs in {g} groups of the same batches were compared digit by digit; whether they agree is among the checks below.", n=number(alike, "variants.csv", 0), g=number(len(groups), "variants.csv", 0))))
-    return out
-
-
-def comm_table(facts: Facts) -> list[Block]:
-    if not facts.m.comm:
-        return [Paragraph(say("Bandwidth of collectives: {it}.", it=None))]
-    rows = [[Name(r.text("collective")), Name(r.text("of")), number(r["bytes"], r.source("bytes"), 2, "", 1e6), number(r["time_us"], r.source("time_us"), 0), number(r["busbw_gb_s"], r.source("busbw_gb_s"), 1)] for r in facts.m.comm]
-    r = facts.m.comm[0]
-    caption = say("Collectives of this model's sizes on {n} × {d}; bus bandwidth as nccl-tests count it.", n=number(r["ranks"], r.source("ranks"), 0), d=Name(short_device(r.text("device"))))
-    return [table(["collective", "of", "MB", "µs", "bus GB/s"], rows, caption, left=2)]
-
-
-def tuned_points(facts: Facts) -> list:
-    items = []
-    for row, other in facts.tuned():
-        items.append(say("`{what}`, {m} {p} {s}: {x} of the tokens/s without it.", what=Name(tuning_words(row.text("run"))), m=Name(figures.MODE_NAMES[row.text("mode")]), p=Name(row.text("precision")), s=Name(NAMES[row.text("strategy")]),
-                         x=percent(row["tokens_per_s"] / other["tokens_per_s"], f"{row.source('tokens_per_s')}; {other.source('tokens_per_s')}")))  # fmt: skip
-    return items
 
 
 def section(facts: Facts, picture) -> list[Block]:

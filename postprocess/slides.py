@@ -1,4 +1,5 @@
 """The slide deck: one file, a slide fills the window, arrow keys move, printing gives a page a slide."""
+
 import pathlib
 
 import page

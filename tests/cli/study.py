@@ -1,18 +1,30 @@
 """A small folder of measurements, whole and consistent; a test spoils what it wants to see noticed."""
+
 import csv
 import json
 import pathlib
+import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "postprocess"))
 import measured  # noqa: E402
 import read  # noqa: E402
+import reference  # noqa: E402
 from facts import Facts  # noqa: E402
 
 H100 = "NVIDIA H100 80GB HBM3"
 SPEED = {"fp32": 12000.0, "tf32": 60000.0, "fp16": 120000.0, "bf16": 123000.0}
-COLUMNS = [*read.BENCHMARK_COLUMNS, "model", "data", "vocab_size", "sample_length_mean", "max_length", "joules_per_token", "padded_tokens_per_s"]
+COLUMNS = [
+    *read.BENCHMARK_COLUMNS,
+    "model",
+    "data",
+    "vocab_size",
+    "sample_length_mean",
+    "max_length",
+    "joules_per_token",
+    "padded_tokens_per_s",
+]
 FIRST = 12.05  # nats, of a random model
 
 
@@ -36,72 +48,255 @@ class Study:
                 self.add(precision, strategy, ranks)
         self.add("bf16", mode="full", rank=0)
         self.add("bf16", length=400, longest=2048, name="packed", data="real")
-        for system, version, speed in (("PEFT", "transformers 5.1, torch 2.1", 50000), ("Liger", "liger-kernel 0.8, torch 2.1", 80000), ("Unsloth", "unsloth 2026.1", 97000)):
+        for system, version, speed in (
+            ("PEFT", "transformers 5.1, torch 2.1", 50000),
+            ("Liger", "liger-kernel 0.8, torch 2.1", 80000),
+            ("Unsloth", "unsloth 2026.1", 97000),
+        ):
             row = self.add("bf16", rank=64, tokens=10240, length=512, name=f"peer-{system}", keep=False)
-            row |= dict(command="peer", version=version, tokens_per_s=speed, samples_per_s="", data="", mfu="", joules_per_token="", config_hash="", loss_first="")
+            row |= dict(
+                command="peer",
+                version=version,
+                tokens_per_s=speed,
+                samples_per_s="",
+                data="",
+                mfu="",
+                joules_per_token="",
+                config_hash="",
+                loss_first="",
+            )
         for strategy, ranks in (("none", 1), ("ddp", 2), ("fsdp", 2)):
             self.add("bf16", strategy, ranks, name=f"tree-{strategy}", packs=2, variant=True, deterministic="true")
         self.profile()
         self.evaluation()
 
-    def add(self, precision, strategy="none", ranks=1, mode="lora", rank=16, tokens=8192, length=1024, longest=None, name=None,
-            packs=None, variant=False, keep=True, data=None, deterministic="false") -> dict:  # fmt: skip
+    def add(
+        self,
+        precision,
+        strategy="none",
+        ranks=1,
+        mode="lora",
+        rank=16,
+        tokens=8192,
+        length=1024,
+        longest=None,
+        name=None,
+        packs=None,
+        variant=False,
+        keep=True,
+        data=None,
+        deterministic="false",
+    ) -> dict:
         name = name or f"{mode}-{precision}-{strategy}-{ranks}-{tokens}"
         packs = packs or ranks
-        speed = SPEED[precision] * ranks * (0.98 if ranks > 1 else 1) * (0.7 if mode == "full" else 1) * (0.97 if deterministic == "true" else 1)
+        speed = (
+            SPEED[precision]
+            * ranks
+            * (0.98 if ranks > 1 else 1)
+            * (0.7 if mode == "full" else 1)
+            * (0.97 if deterministic == "true" else 1)
+        )
         wide = precision in ("fp32", "tf32")
         peak = int((20e9 if wide else 11e9) * (2 if mode == "full" else 1) - (1e9 if strategy == "fsdp" else 0))
         steps, step_tokens = 10, tokens * packs
         data = data or f"letters-{length}"
         row = dict.fromkeys(COLUMNS, "") | dict(
-            time_utc=f"2026-03-01T10:{len(self.cells):02d}:00Z", run=name, host="node", device=H100, version="0.1.0", command="train",
-            precision=precision, strategy=strategy, mode=mode, adapter_rank=rank, ranks=ranks, nodes=1, pack_tokens=tokens, batch_packs=packs,
-            steps=steps, samples=steps * step_tokens / length, tokens=steps * step_tokens, supervised_tokens=0.45 * steps * step_tokens,
-            samples_per_s=speed / length, tokens_per_s=speed, supervised_tokens_per_s=0.45 * speed, step_time_median_s=step_tokens / speed,
-            epoch_time_s=1e8 / speed, training_time_s=100.0, peak_memory_bytes=peak, mfu=0.5, loss_first=FIRST, loss_last=6.0, valid_loss="",
-            config_hash=name, model="random-1b", data=data, vocab_size=128256, sample_length_mean=length, max_length=longest or length,
-            joules_per_token=600 * ranks / speed, padded_tokens_per_s=speed * (longest or length) / length,
-        )  # fmt: skip
+            time_utc=f"2026-03-01T10:{len(self.cells):02d}:00Z",
+            run=name,
+            host="node",
+            device=H100,
+            version="0.1.0",
+            command="train",
+            precision=precision,
+            strategy=strategy,
+            mode=mode,
+            adapter_rank=rank,
+            ranks=ranks,
+            nodes=1,
+            pack_tokens=tokens,
+            batch_packs=packs,
+            steps=steps,
+            samples=steps * step_tokens / length,
+            tokens=steps * step_tokens,
+            supervised_tokens=0.45 * steps * step_tokens,
+            samples_per_s=speed / length,
+            tokens_per_s=speed,
+            supervised_tokens_per_s=0.45 * speed,
+            step_time_median_s=step_tokens / speed,
+            epoch_time_s=1e8 / speed,
+            training_time_s=100.0,
+            peak_memory_bytes=peak,
+            mfu=0.5,
+            loss_first=FIRST,
+            loss_last=6.0,
+            valid_loss="",
+            config_hash=name,
+            model="random-1b",
+            data=data,
+            vocab_size=128256,
+            sample_length_mean=length,
+            max_length=longest or length,
+            joules_per_token=600 * ranks / speed,
+            padded_tokens_per_s=speed * (longest or length) / length,
+        )
         (self.variants if variant else self.cells)[name] = row
         if keep:
             shift = {"fp32": 0, "tf32": 1e-4, "fp16": 1e-3, "bf16": 2e-3}[precision]
             losses = [FIRST] + [round(12.0 - 0.7 * k + shift, 6) for k in range(1, steps)]
             parts = {"weights": peak // 4, "activations": peak // 2, "workspace": peak - peak // 4 - peak // 2}
-            config = {"model": "random-1b", "data": data, "precision": precision, "strategy": strategy, "fsdp_mode": "full_shard",
-                      "deterministic": deterministic, "adapter.rank": rank, "train.pack_tokens": tokens, "train.batch_packs": packs,
-                      "report.timing_warmup": 3, "train.seed": 0}  # fmt: skip
-            self.runs[name] = dict(row=row, losses=losses, step_s=step_tokens / speed, valid={}, config=config,
-                                   memory={r: parts | {"total": peak, "peak": peak} for r in range(ranks)},
-                                   exposed=[0.001 * steps * (r + 1) for r in range(ranks)] if ranks > 1 else [0.0], results={})  # fmt: skip
+            config = {
+                "model": "random-1b",
+                "data": data,
+                "precision": precision,
+                "strategy": strategy,
+                "fsdp_mode": "full_shard",
+                "deterministic": deterministic,
+                "adapter.rank": rank,
+                "train.pack_tokens": tokens,
+                "train.batch_packs": packs,
+                "report.timing_warmup": 3,
+                "train.seed": 0,
+            }
+            self.runs[name] = dict(
+                row=row,
+                losses=losses,
+                step_s=step_tokens / speed,
+                valid={},
+                config=config,
+                memory={r: parts | {"total": peak, "peak": peak} for r in range(ranks)},
+                exposed=[0.001 * steps * (r + 1) for r in range(ranks)] if ranks > 1 else [0.0],
+                results={},
+            )
         return row
 
     def profile(self) -> None:
         rows = []
-        for group, share, roofline in (("gate_up forward", 0.5, 0.8), ("attention", 0.3, 0.4), ("norm", 0.15, 0.9), ("gaps", 0.05, ""), ("step", 1, 0.6)):
-            rows.append(dict(group=group, calls=16, seconds=0.07 * share, share=share, flops=1e12, bytes=1e9, tflops="", tb_s="", roofline=roofline))
+        for group, share, roofline in (
+            ("gate_up forward", 0.5, 0.8),
+            ("attention", 0.3, 0.4),
+            ("norm", 0.15, 0.9),
+            ("gaps", 0.05, ""),
+            ("step", 1, 0.6),
+        ):
+            rows.append(
+                dict(
+                    group=group,
+                    calls=16,
+                    seconds=0.07 * share,
+                    share=share,
+                    flops=1e12,
+                    bytes=1e9,
+                    tflops="",
+                    tb_s="",
+                    roofline=roofline,
+                )
+            )
         self.runs["lora-bf16-none-1-8192"]["profile"] = rows
 
     def evaluation(self) -> None:
         for i, precision in enumerate(SPEED):
-            for metric, base, tuned, width in (("perplexity", 20.0, 4.0, 0.5), ("BLEU", 5.0, 25.0, 2.0), ("ROUGE-L", 10.0, 40.0, 2.0)):
+            for metric, base, tuned, width in (
+                ("perplexity", 20.0, 4.0, 0.5),
+                ("BLEU", 5.0, 25.0, 2.0),
+                ("ROUGE-L", 10.0, 40.0, 2.0),
+            ):
                 difference = tuned - base + 0.01 * i
-                self.quality.append(dict(precision=precision, mode="lora", metric=metric, samples=100, base=base, fine_tuned=base + difference,
-                                         difference=difference, low=difference - width, high=difference + width))  # fmt: skip
+                self.quality.append(
+                    dict(
+                        precision=precision,
+                        mode="lora",
+                        metric=metric,
+                        samples=100,
+                        base=base,
+                        fine_tuned=base + difference,
+                        difference=difference,
+                        low=difference - width,
+                        high=difference + width,
+                    )
+                )
             row = self.add(precision, tokens=512, length=64, name=f"quality-{precision}", keep=True, data="sample")
             del self.cells[row["run"]]
             run = self.runs.pop(row["run"])
-            run |= dict(losses=[3.0 - 0.1 * k + 1e-3 * i for k in range(10)], valid={1: 3.0, 5: 2.5 + 1e-3 * i, 10: 2.0 + 1e-3 * i}, results={"valid_loss_first": 2.9957})
+            run |= dict(
+                losses=[3.0 - 0.1 * k + 1e-3 * i for k in range(10)],
+                valid={1: 3.0, 5: 2.5 + 1e-3 * i, 10: 2.0 + 1e-3 * i},
+                results={"valid_loss_first": 2.9957},
+            )
             self.quality_runs[row["run"]] = run
 
     def write(self, folder: pathlib.Path) -> pathlib.Path:
         write_table(folder / "benchmarks.csv", list(self.cells.values()))
         write_table(folder / "variants.csv", list(self.variants.values()))
-        write_table(folder / "models.csv", [dict(model="random-1b", vocab_size=128256, hidden_size=2048, init_std=0.02, random=1)])
-        write_table(folder / "data.csv", [dict(data=d, name="made samples", floor_nats=3.2, supervised_fraction=0.45) for d in ("letters-512", "letters-1024")])
-        write_table(folder / "preprocess.csv", [dict(system="llmft", rows=3000000, text_bytes=5e9, processes=2, cores=2, wall_s=12.0, cpu_s=24.0, machine="a machine")])
-        write_table(folder / "tokenizers.csv", [dict(tokenizer=t, form="document", en_first=v, en_repeated=v, mix_first=v, mix_repeated=v, machine="a core") for t, v in (("llmft", 300), ("other", 150))])
-        write_table(folder / "generation.csv", [dict(system=s, device=H100, precision="bf16", batch=1, kind="with the prompts", tokens_per_s=v, prompt_tokens=256) for s, v in (("llmft", 800), ("generate()", 20))])
-        write_table(folder / "comm.csv", [dict(device=H100, ranks=2, collective="all_reduce", of="gradients", bytes=1e8, time_us=400, busbw_gb_s=250)])
+        write_table(
+            folder / "models.csv",
+            [dict(model="random-1b", vocab_size=128256, hidden_size=2048, init_std=0.02, random=1)],
+        )
+        write_table(
+            folder / "data.csv",
+            [
+                dict(data=d, name="made samples", floor_nats=3.2, supervised_fraction=0.45)
+                for d in ("letters-512", "letters-1024")
+            ],
+        )
+        write_table(
+            folder / "preprocess.csv",
+            [
+                dict(
+                    system="llmft",
+                    rows=3000000,
+                    text_bytes=5e9,
+                    processes=2,
+                    cores=2,
+                    wall_s=12.0,
+                    cpu_s=24.0,
+                    machine="a machine",
+                )
+            ],
+        )
+        write_table(
+            folder / "tokenizers.csv",
+            [
+                dict(
+                    tokenizer=t,
+                    form="document",
+                    en_first=v,
+                    en_repeated=v,
+                    mix_first=v,
+                    mix_repeated=v,
+                    machine="a core",
+                )
+                for t, v in (("llmft", 300), ("other", 150))
+            ],
+        )
+        write_table(
+            folder / "generation.csv",
+            [
+                dict(
+                    system=s,
+                    device=H100,
+                    precision="bf16",
+                    batch=1,
+                    kind="with the prompts",
+                    tokens_per_s=v,
+                    prompt_tokens=256,
+                )
+                for s, v in (("llmft", 800), ("generate()", 20))
+            ],
+        )
+        write_table(
+            folder / "comm.csv",
+            [
+                dict(
+                    device=H100,
+                    ranks=2,
+                    collective="all_reduce",
+                    of="gradients",
+                    bytes=1e8,
+                    time_us=400,
+                    busbw_gb_s=250,
+                )
+            ],
+        )
         if self.quality:
             write_table(folder / "quality/quality.csv", self.quality)
         for at, runs in ((folder / "runs", self.runs), (folder / "quality/runs", self.quality_runs)):
@@ -113,19 +308,58 @@ class Study:
         row = run["row"]
         tokens = int(row["tokens"] / row["steps"])
         losses = run["losses"]
-        write_table(at / "steps.csv", [dict.fromkeys(read.STEP_COLUMNS, "") | dict(step=i, epoch=0.01 * i, loss=loss, grad_norm=1, tokens=tokens, step_time_s=run["step_s"], skipped=0, valid_loss=run["valid"].get(i, "")) for i, loss in enumerate(losses, 1)])
-        write_table(at / "memory.csv", [dict(rank=r, part=p, bytes=b) for r, parts in run["memory"].items() for p, b in parts.items()])
-        write_table(at / "timing.csv", [dict(rank=r, phase="exposed_communication", seconds=s, count=10) for r, s in enumerate(run["exposed"])])
+        write_table(
+            at / "steps.csv",
+            [
+                dict.fromkeys(read.STEP_COLUMNS, "")
+                | dict(
+                    step=i,
+                    epoch=0.01 * i,
+                    loss=loss,
+                    grad_norm=1,
+                    tokens=tokens,
+                    step_time_s=run["step_s"],
+                    skipped=0,
+                    valid_loss=run["valid"].get(i, ""),
+                )
+                for i, loss in enumerate(losses, 1)
+            ],
+        )
+        write_table(
+            at / "memory.csv",
+            [dict(rank=r, part=p, bytes=b) for r, parts in run["memory"].items() for p, b in parts.items()],
+        )
+        write_table(
+            at / "timing.csv",
+            [dict(rank=r, phase="exposed_communication", seconds=s, count=10) for r, s in enumerate(run["exposed"])],
+        )
         if "profile" in run:
             write_table(at / "profile.csv", run["profile"])
         lines = [f"{k}: {v}" for k, v in run["config"].items() if "." not in k]
         for group in ("adapter", "report", "train"):
-            lines += [f"{group}:"] + [f"  {k.split('.')[1]}: {v}" for k, v in run["config"].items() if k.startswith(group + ".")]
+            lines += [f"{group}:"] + [
+                f"  {k.split('.')[1]}: {v}" for k, v in run["config"].items() if k.startswith(group + ".")
+            ]
         (at / "config.yaml").write_text("\n".join(lines) + "\n")
         results = dict(precision=row["precision"], strategy=row["strategy"], mode=row["mode"]) | run["results"]
-        report = dict(format=1, command="train", started=row["time_utc"], finished=True, ranks=row["ranks"], device=row["device"], config_hash=row["config_hash"],
-                      machine={"cpu": "Some CPU", "cores": 16}, build={"git": "abcdef0"}, results=results)  # fmt: skip
+        report = dict(
+            format=1,
+            command="train",
+            started=row["time_utc"],
+            finished=True,
+            ranks=row["ranks"],
+            device=row["device"],
+            config_hash=row["config_hash"],
+            machine={"cpu": "Some CPU", "cores": 16},
+            build={"git": "abcdef0"},
+            results=results,
+        )
         (at / "run.json").write_text(json.dumps(report))
 
     def facts(self, folder: pathlib.Path) -> Facts:
-        return Facts(measured.read_measured(self.write(folder)), measured.Reference())
+        return Facts(measured.read_measured(self.write(folder)), reference.Reference())
+
+
+def run(script: str, *args) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / "postprocess" / script), *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)

@@ -1,28 +1,23 @@
 """The report: its numbers come from tables, its sentences follow them, its checks can fail, its files stand alone."""
-import csv
-import pathlib
+
 import re
 import shutil
-import subprocess
 import sys
 
 import pytest
 import study
+from study import run
 
 sys.path.insert(0, str(study.ROOT / "postprocess"))
-import checks  # noqa: E402
 import document  # noqa: E402
 import measured  # noqa: E402
-import report_more  # noqa: E402
+import reference  # noqa: E402
+import report_first  # noqa: E402
+import report_goals  # noqa: E402
+import report_quality  # noqa: E402
 import report_results  # noqa: E402
 import report_scaling  # noqa: E402
 from document import plain  # noqa: E402
-from facts import Facts  # noqa: E402
-
-
-def run(script: str, *args) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(study.ROOT / "postprocess" / script), *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +33,20 @@ def built(tmp_path_factory):
 def test_every_figure_and_number_is_there(built):
     folder, out = built
     text = (out / "report.md").read_text()
-    assert document.NOT_MEASURED + "." not in re.sub(r"Several nodes: not measured\.|.* not measured on GPUs\.", "", text), "a whole study has all but what the paper says is missing"
+    assert document.NOT_MEASURED + "." not in re.sub(
+        r"Several nodes: not measured\.|.* not measured on GPUs\.", "", text
+    ), "a whole study has all but what the paper says is missing"
     names = {path.stem for path in (out / "figures").iterdir()}
-    assert {"beside", "roofline", "memory_parts", "loss_by_precision", "time_to_loss", "evaluation", "DDP_VS_FSDP", "speedup_plot"} <= names
+    assert {
+        "beside",
+        "roofline",
+        "memory_parts",
+        "loss_by_precision",
+        "time_to_loss",
+        "evaluation",
+        "DDP_VS_FSDP",
+        "speedup_plot",
+    } <= names
     assert {f"{n}_gpu_{s}" for n in ("time", "epoch_time", "throughput", "memory") for s in ("ddp", "fsdp")} <= names
     for name in names:
         assert f"(figures/{name}.svg)" in text, name
@@ -93,7 +99,14 @@ def test_what_is_missing_reads_so(tmp_path):
     text = (tmp_path / "out/report.md").read_text()
     assert text.count("not measured") > 40
     assert "| bf16 | not measured | 81.5 | not measured |" in text
-    for what in ("Tokenization end to end", "Speed of generation", "Runs on several GPUs", "Time to a given validation loss", "Quality", "Memory by part"):
+    for what in (
+        "Tokenization end to end",
+        "Speed of generation",
+        "Runs on several GPUs",
+        "Time to a given validation loss",
+        "Quality",
+        "Memory by part",
+    ):
         assert f"{what}: not measured." in text, what
     figures = {path.stem for path in (tmp_path / "out/figures").iterdir()}
     assert figures == {"throughput", "epoch_time", "training_time", "memory_usage"}
@@ -104,7 +117,7 @@ def test_sentences_follow_the_numbers(tmp_path):
     s = study.Study()
     facts = s.facts(tmp_path / "a")
     assert "FSDP uses less memory than DDP on every rank" in said(facts)
-    assert "faster than the published 81.5 (2.95 ×)" in plain(report_results.abstract(facts)[0].text)
+    assert "faster than the published 81.5 (2.95 ×)" in plain(report_first.abstract(facts)[0].text)
 
     for run_ in s.runs.values():
         if run_["row"]["strategy"] == "fsdp":
@@ -115,144 +128,46 @@ def test_sentences_follow_the_numbers(tmp_path):
         if row["adapter_rank"] == 64 and row["command"] == "train":
             row["samples_per_s"] /= 4
     facts = s.facts(tmp_path / "b")
-    assert "FSDP does **not** use less memory than DDP" in " ".join(str(p) for t in report_scaling.findings(facts, study.H100) for p in t)
+    assert "FSDP does **not** use less memory than DDP" in " ".join(
+        str(p) for t in report_scaling.findings(facts, study.H100) for p in t
+    )
     assert "FSDP is at least as fast as DDP wherever both were measured" in said(facts)
-    assert "slower than the published 81.5" in plain(report_results.abstract(facts)[0].text)
+    assert "slower than the published 81.5" in plain(report_first.abstract(facts)[0].text)
 
-    better = plain(report_more.quality_findings(facts.quality_rows())[0])
+    better = plain(report_quality.quality_findings(facts.quality_rows())[0])
     assert "better than its base beyond the bootstrap interval in all of 4 runs" in better
     s.quality[0] |= dict(low=-1.0, high=1.0)
-    assert "shown to be better in LoRA fp32 (3 of 4 runs show it)" in plain(report_more.quality_findings(s.facts(tmp_path / "c").quality_rows())[0])
+    assert "shown to be better in LoRA fp32 (3 of 4 runs show it)" in plain(
+        report_quality.quality_findings(s.facts(tmp_path / "c").quality_rows())[0]
+    )
 
 
 def test_goals_are_judged(tmp_path):
     s = study.Study()
-    text = document.markdown([report_results.goals(s.facts(tmp_path / "a"))], "")
+    text = document.markdown([report_goals.goals(s.facts(tmp_path / "a"))], "")
     assert "| bf16: samples/s over the published | 2.95 × | 3.00 × | **not met** |" in text
     assert "| bf16: peak memory, at most | 11.00 GB | 12.50 GB | met |" in text
     s.cells["lora-bf16-none-1-10240"]["peak_memory_bytes"] = int(13e9)
     s.cells["lora-bf16-none-1-10240"]["samples_per_s"] *= 1.1
-    text = document.markdown([report_results.goals(s.facts(tmp_path / "b"))], "")
+    text = document.markdown([report_goals.goals(s.facts(tmp_path / "b"))], "")
     assert "3.24 × | 3.00 × | met |" in text and "| 13.00 GB | 12.50 GB | **not met** |" in text
 
 
 def test_a_peer_of_another_visit_is_marked(tmp_path):
     s = study.Study()
-    assert "†" not in document.markdown([report_results.main_table(s.facts(tmp_path / "a"))], "").split("*Samples")[0].splitlines()[-2]
+    assert (
+        "†"
+        not in document.markdown([report_results.main_table(s.facts(tmp_path / "a"))], "")
+        .split("*Samples")[0]
+        .splitlines()[-2]
+    )
     s.cells["peer-Unsloth"]["time_utc"] = "2026-02-01T10:00:00Z"
-    row = document.markdown([report_results.main_table(s.facts(tmp_path / "b"))], "").split("*Samples")[0].splitlines()[-2]
+    row = (
+        document.markdown([report_results.main_table(s.facts(tmp_path / "b"))], "")
+        .split("*Samples")[0]
+        .splitlines()[-2]
+    )
     assert "189 †" in row and row.count("†") == 1
-
-
-SPOILS = {
-    checks.first_loss: lambda s: s.cells["lora-bf16-none-1-8192"].update(loss_first=10.9),
-    checks.base_loss: lambda s: s.quality_runs["quality-bf16"]["results"].update(valid_loss_first=3.6),
-    checks.floor: lambda s: s.runs["lora-bf16-none-1-8192"].update(losses=[12.0, 3.0]),
-    checks.supervised: lambda s: s.cells["lora-bf16-none-1-8192"].update(supervised_tokens=81920),
-    checks.parity: lambda s: s.runs["lora-bf16-none-1-8192"].update(losses=[12.0, 11.5, 11.3] + [7.0] * 7),
-    checks.quality_gain: lambda s: s.quality[1].update(low=-0.1),
-    checks.quality_parity: lambda s: s.quality[4].update(low=50, high=60, difference=55),
-    checks.fsdp_memory: lambda s: s.runs["lora-fp32-fsdp-2-8192"]["memory"][1].update(peak=int(20e9), workspace=int(9e9)),
-    checks.memory_parts: lambda s: s.runs["lora-fp32-fsdp-2-8192"]["memory"][0].update(weights=0),
-    checks.same_bits: lambda s: s.runs["tree-fsdp"]["losses"].__setitem__(3, 9.87654),
-    checks.rates: lambda s: s.cells["lora-bf16-none-1-8192"].update(samples_per_s=300),
-    checks.physics: lambda s: s.cells["lora-bf16-none-1-8192"].update(mfu=1.2),
-    checks.skipped: lambda s: s.runs["lora-bf16-none-1-8192"].update(losses=[12.0] + [12.5] * 9),
-    checks.repeats: lambda s: s.cells.update(again=s.cells["lora-bf16-none-1-8192"] | dict(tokens_per_s=90000, time_utc="2026-03-01T11:00:00Z")),
-}
-
-
-@pytest.mark.parametrize("check", checks.ALL, ids=lambda c: c.__name__)
-def test_a_check_can_fail(tmp_path, check):
-    s = study.Study()
-    if check is checks.repeats:
-        s.cells["again"] = s.cells["lora-bf16-none-1-8192"] | dict(time_utc="2026-03-01T11:00:00Z", tokens_per_s=122000)
-    good = check(s.facts(tmp_path / "good"))
-    assert good.passed is True, [plain(t) for t in good.failures]
-    SPOILS[check](s)
-    bad = check(s.facts(tmp_path / "bad"))
-    assert bad.passed is False and "FAILED" in "".join(str(p) for p in checks.outcome(bad))
-    few = study.Study()
-    few.cells, few.variants, few.runs, few.quality, few.quality_runs = {}, {}, {}, [], {}
-    few.cells["a"] = dict.fromkeys(study.COLUMNS, "") | dict(run="a", command="train", precision="bf16", strategy="none", mode="lora", ranks=1)
-    assert check(few.facts(tmp_path / "none")).passed is None, "nothing to look at is not a pass"
-
-
-@pytest.mark.parametrize(
-    "spoil",
-    [lambda r: r.update(tokens_per_s=2.2 * r["tokens_per_s"], step_time_median_s=""), lambda r: r.update(joules_per_token=0.1), lambda r: r.update(peak_memory_bytes=int(90e9))],
-)
-def test_physics(tmp_path, spoil):
-    s = study.Study()
-    spoil(s.cells["lora-bf16-ddp-2-8192"])
-    assert checks.physics(s.facts(tmp_path)).passed is False
-
-
-def test_a_failed_check_stands_on_the_first_page(tmp_path):
-    s = study.Study()
-    SPOILS[checks.first_loss](s)
-    folder = s.write(tmp_path / "m")
-    assert run("report.py", "--measured", folder, "--out", tmp_path / "out").returncode == 0
-    text = (tmp_path / "out/report.md").read_text()
-    assert 0 < text.index("**FAILED:**") < text.index("## ")
-    assert "lora-bf16-none-1-8192: 10.900 nats" in text
-    assert 'class="note bad"' in (tmp_path / "out/report.html").read_text()
-
-
-# --- collecting --------------------------------------------------------------------------------------------------
-
-
-def rows_of(path: pathlib.Path) -> list[dict]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def test_collect(tmp_path):
-    s = study.Study()
-    visit, target = s.write(tmp_path / "visit"), tmp_path / "measured"
-    shutil.move(visit / "quality", tmp_path / "quality")
-    config = visit / "runs/packed/config.yaml"
-    config.write_text('model: "/home/somebody/model"\noutput: "/scratch/x/packed"\n' + config.read_text().replace("model: random-1b\n", ""))
-    (visit / "runs/packed/checkpoints").mkdir()
-    (visit / "runs/packed/checkpoints/large").write_text("x")
-    (visit / "comm.txt").write_text("2 ranks, Some GPU\nhead\nall_gather   a layer's weights, bf16     1000   2.5   1.0   0.5\n")
-    done = run("collect.py", visit, "--measured", target, "--set", "model=llama-random")
-    assert done.returncode == 0, done.stderr
-    rows = rows_of(target / "benchmarks.csv")
-    assert len(rows) == len(s.cells) and {row["model"] for row in rows} == {"llama-random"}
-    assert len(list((target / "runs").iterdir())) == len(s.runs)
-    assert not (target / "runs/packed/checkpoints").exists()
-    assert "somebody" not in (target / "runs/packed/config.yaml").read_text() and 'output: "packed"' in (target / "runs/packed/config.yaml").read_text()
-    assert rows_of(target / "comm.csv")[-1]["of"] == "a layer's weights, bf16"
-
-    first = {path: path.read_bytes() for path in target.rglob("*") if path.is_file()}
-    done = run("collect.py", visit, "--measured", target, "--set", "model=llama-random")
-    assert "0 rows and 0 runs taken" in done.stdout
-    assert {path: path.read_bytes() for path in target.rglob("*") if path.is_file()} == first
-
-    # another visit: the same names are other runs, and keep their own files
-    for row in [*s.cells.values(), *s.variants.values()]:
-        row["time_utc"] = row["time_utc"].replace("2026-03-01", "2026-04-01")
-    other = s.write(tmp_path / "other")
-    assert run("collect.py", other, "--measured", target).returncode == 0
-    runs = {row["run"] for row in rows_of(target / "benchmarks.csv")}
-    assert "packed" in runs and "packed-v2" in runs and (target / "runs/packed-v2/run.json").exists()
-    assert Facts(measured.read_measured(target), measured.Reference()).m.run_of(measured.read_cells(target / "benchmarks.csv")[-1]) is None
-
-
-def test_a_transcribed_row_gives_way(tmp_path):
-    s = study.Study()
-    target = s.write(tmp_path / "measured")
-    old = s.cells["lora-bf16-none-1-8192"] | dict(run="old", time_utc="2026-01-01", tokens_per_s=1, source="transcribed", config_hash="", host="")
-    lonely = old | dict(run="lonely", adapter_rank=99)
-    study.write_table(target / "benchmarks.csv", [old, lonely])
-    done = run("collect.py", s.write(tmp_path / "visit"), "--measured", target)
-    assert done.returncode == 0 and "1 transcribed rows replaced" in done.stdout, done.stderr
-    names = [row["run"] for row in rows_of(target / "benchmarks.csv")]
-    assert "old" not in names and "lonely" in names
-
-
-# --- bad input ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -261,11 +176,22 @@ def test_a_transcribed_row_gives_way(tmp_path):
         (lambda m: shutil.rmtree(m), "no such folder"),
         (lambda m: [p.unlink() for p in m.rglob("*") if p.is_file()], "has no measurement"),
         (lambda m: (m / "benchmarks.csv").write_text("a,b\n1,2\n"), "benchmarks.csv:1: column"),
-        (lambda m: (m / "benchmarks.csv").write_text((m / "benchmarks.csv").read_text().replace(",bf16,", ",bf61,", 1)), "precision 'bf61' is not one of"),
+        (
+            lambda m: (m / "benchmarks.csv").write_text(
+                (m / "benchmarks.csv").read_text().replace(",bf16,", ",bf61,", 1)
+            ),
+            "precision 'bf61' is not one of",
+        ),
         (lambda m: (m / "runs/packed/steps.csv").write_text("step\n1\n"), "steps.csv:1: column"),
         (lambda m: (m / "runs/packed/run.json").write_text("{"), "is not JSON"),
-        (lambda m: (m / "runs/packed/memory.csv").write_text("rank,part,bytes\nx,peak,1\n"), "rank 'x' is not a whole number"),
-        (lambda m: (m / "quality/quality.csv").write_text("precision,mode\nbf16,lora\n"), "quality.csv:1: column metric missing"),
+        (
+            lambda m: (m / "runs/packed/memory.csv").write_text("rank,part,bytes\nx,peak,1\n"),
+            "rank 'x' is not a whole number",
+        ),
+        (
+            lambda m: (m / "quality/quality.csv").write_text("precision,mode\nbf16,lora\n"),
+            "quality.csv:1: column metric missing",
+        ),
         (lambda m: (m / "preprocess.csv").write_bytes(b"\xff\xfe"), "is not UTF-8"),
     ],
 )
@@ -275,23 +201,15 @@ def test_bad_input(built, tmp_path, spoil, says):
     done = run("report.py", "--measured", folder, "--out", tmp_path / "out")
     assert done.returncode == 2 and says in done.stderr, done.stderr
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-    assert not (tmp_path / "out/report.md").exists()
-
-
-def test_bad_arguments(tmp_path):
-    done = run("collect.py", tmp_path / "nothing", "--measured", tmp_path / "m")
-    assert done.returncode == 2 and "no such folder" in done.stderr
-    done = run("collect.py", tmp_path, "--measured", tmp_path / "m", "--set", "colour=red")
-    assert done.returncode == 2 and "must be model=NAME or data=NAME" in done.stderr
-    assert "examples:" in run("report.py", "--help").stdout and "examples:" in run("collect.py", "--help").stdout
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_reference_without_a_source_is_refused(tmp_path):
-    shutil.copytree(measured.REFERENCE, tmp_path / "reference")
+    shutil.copytree(reference.REFERENCE, tmp_path / "reference")
     path = tmp_path / "reference/peers.csv"
     path.write_text(path.read_text() + "PEFT,bf16,X,lora,16,8,1024,fixed,none,1,1,,,\n")
     with pytest.raises(measured.UserError, match="has no source"):
-        measured.Reference(tmp_path / "reference")
+        reference.Reference(tmp_path / "reference")
 
 
 def test_the_committed_report_is_that_of_the_committed_measurements(tmp_path):
@@ -299,4 +217,6 @@ def test_the_committed_report_is_that_of_the_committed_measurements(tmp_path):
     done = run("report.py", "--measured", study.ROOT / "docs/measured", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     for name in ("report.md", "report.html", "slides.html"):
-        assert (tmp_path / name).read_bytes() == (study.ROOT / "docs" / name).read_bytes(), f"docs/{name} is old: run 'make report'"
+        assert (tmp_path / name).read_bytes() == (study.ROOT / "docs" / name).read_bytes(), (
+            f"docs/{name} is old: run 'make report'"
+        )

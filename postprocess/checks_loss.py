@@ -1,0 +1,255 @@
+"""What must hold of losses and scores. How far from it is too far stands first, with the reason."""
+
+import math
+import statistics
+
+import measured as m
+import run_files
+from check import Check
+from document import Name, number, percent, say
+from facts import Facts
+from read import PRECISIONS, Run
+
+# How far from its expectation a figure may be, and why.
+FIRST_LOSS = (-0.1, 0.75)  # nats around log V + n s^2 / 2 of a random model: one batch, and tied embeddings
+
+
+BASE_LOSS = 0.05  # relative: a validation set and a part of it
+
+
+SUPERVISED = (0.02, 0.98)  # all tokens supervised: prompts are trained on; none: answers are masked
+
+
+SUPERVISED_ALIKE = 0.03  # of runs on the same data
+
+
+FLOOR = 0.01  # nats: rounding of a mean over thousands of tokens
+
+
+PARITY = {"tf32": 0.002, "fp16": 0.01, "bf16": 0.01, "fp8": 0.03}  # relative, of losses at the same step
+
+
+def _vocabulary(facts: Facts, row: m.Cell) -> m.Row | None:
+    """The model's row of models.csv, where it is one of random weights; the table's own vocab_size counts too."""
+    model = facts.m.models.get(row.text("model"))
+    return model if model is not None and model["random"] else None
+
+
+def first_loss(facts: Facts) -> Check:
+    """A random model knows nothing: log V, and n s^2 / 2 more for logits of that variance."""
+    failures, count = [], 0
+    for row in [*facts.m.ours, *facts.m.variants]:
+        model, loss = _vocabulary(facts, row), row["loss_first"]
+        if model is None or loss is None:
+            continue
+        count += 1
+        vocabulary = row["vocab_size"] or model["vocab_size"]
+        expected = math.log(vocabulary) + (model["hidden_size"] or 0) * (model["init_std"] or 0) ** 2 / 2
+        low, high = math.log(vocabulary) + FIRST_LOSS[0], expected + FIRST_LOSS[1]
+        if not low <= loss <= high:
+            failures.append(
+                say(
+                    "{run}: {loss} nats, expected {low} to {high}",
+                    run=Name(row.text("run")),
+                    loss=number(loss, row.source("loss_first"), 3),
+                    low=number(low, "checks.py and models.csv", 2),
+                    high=number(high, "checks.py and models.csv", 2),
+                )
+            )
+    return Check(say("the first loss of a random model is near log V"), count, failures)
+
+
+def base_loss(facts: Facts) -> Check:
+    """Fine-tuning begins where the base stands: the validation loss before the first step is the base's."""
+    failures, count = [], 0
+    rows = facts.quality_rows()
+    base = [
+        math.log(r.base.value) if r.metric == "perplexity" else r.base.value
+        for r in rows
+        if r.metric in ("perplexity", "validation loss")
+    ]
+    losses = [run.results.get("valid_loss_first") for run in facts.m.quality_runs.values()]
+    runs = [(run, loss) for run, loss in zip(facts.m.quality_runs.values(), losses) if isinstance(loss, float)]
+    if base:
+        for run, loss in runs:
+            count += 1
+            nearest = min(base, key=lambda b: abs(b - loss))
+            if abs(loss - nearest) > BASE_LOSS * nearest:
+                failures.append(
+                    say(
+                        "{run} begins at {loss} nats, its base has {base}",
+                        run=Name(run.name),
+                        loss=number(loss, f"quality/runs/{run.name}/run.json", 3),
+                        base=number(nearest, rows[0].base.source, 3),
+                    )
+                )
+    return Check(say("fine-tuning begins at the base model's validation loss"), count, failures)
+
+
+def floor(facts: Facts) -> Check:
+    """No loss under the entropy of the data where that is known, and none under zero: less is a leak of the answer."""
+    failures, count = [], 0
+    for run in facts.all_runs():
+        data = facts.m.data.get(run.config.get("data", "").rstrip("/").rpartition("/")[2])
+        least = (data["floor_nats"] or 0.0) if data else 0.0
+        passes = [row["epoch"] for row in run_files.steps(run)]
+        for row in run_files.steps(run):
+            for column in ("loss", "valid_loss"):
+                value = m.read._number(row.where, column, row.text(column))
+                if value is None:
+                    continue
+                count += 1
+                # beyond the first pass a training sample may have been learnt by heart
+                bound = least if column == "valid_loss" or (passes and (row["epoch"] or 0) <= 1) else 0.0
+                if value < bound - FLOOR or value <= 0:
+                    failures.append(
+                        say(
+                            "{run}: {loss} nats, the floor is {floor}",
+                            run=Name(f"{run.name}, {column}"),
+                            loss=number(value, row.where, 4),
+                            floor=number(bound, data.source("floor_nats") if data else "zero", 4),
+                        )
+                    )
+                    break
+    return Check(say("no loss is under its closed-form floor (zero, or the entropy of made data)"), count, failures[:5])
+
+
+def supervised(facts: Facts) -> Check:
+    failures, count = [], 0
+    of_data: dict[str, list[tuple[float, m.Cell]]] = {}
+    for row in [*facts.m.ours, *facts.m.variants]:
+        if not row["tokens"] or not row["supervised_tokens"]:
+            continue
+        count += 1
+        share = row["supervised_tokens"] / row["tokens"]
+        of_data.setdefault(row.text("data"), []).append((share, row))
+        told = facts.m.data[row.text("data")]["supervised_fraction"] if row.text("data") in facts.m.data else None
+        if not SUPERVISED[0] <= share <= SUPERVISED[1] or (told and abs(share - told) > SUPERVISED_ALIKE):
+            failures.append(
+                say(
+                    "{run}: {share} of the tokens are supervised",
+                    run=Name(row.text("run")),
+                    share=percent(share, row.source("supervised_tokens")),
+                )
+            )
+    for data, shares in of_data.items():
+        least, most = min(s for s, _ in shares), max(s for s, _ in shares)
+        if data and most - least > SUPERVISED_ALIKE:
+            failures.append(
+                say(
+                    "{data}: {a} to {b} in runs on the same data",
+                    data=Name(data),
+                    a=percent(least, "benchmarks.csv"),
+                    b=percent(most, "benchmarks.csv"),
+                )
+            )
+    return Check(say("the supervised fraction is in range, and the same in all runs on the same data"), count, failures)
+
+
+def _aligned(a: Run, b: Run) -> tuple[int, float, float] | None:
+    """Loss of both at the last step that both have."""
+    of = [{s: l for s, l in zip(run.steps.step, run.steps.loss) if l is not None} for run in (a, b)]
+    common = sorted(of[0].keys() & of[1].keys())
+    return (common[-1], of[0][common[-1]], of[1][common[-1]]) if common else None
+
+
+def parity(facts: Facts) -> Check:
+    failures, count = [], 0
+    for of in facts.alike(facts.all_runs()):
+        wide = next(p for p in PRECISIONS if p in of)
+        for precision, run in of.items():
+            both = _aligned(of[wide], run) if precision != wide else None
+            if both is None:
+                continue
+            count += 1
+            step, first, other = both
+            if abs(first - other) > PARITY.get(precision, 0.01) * abs(first):
+                failures.append(
+                    say(
+                        "{run}: {b} nats at step {step}, {wide} has {a}",
+                        run=Name(run.name),
+                        wide=Name(wide),
+                        step=number(step, "steps.csv", 0),
+                        a=number(first, f"runs/{of[wide].name}/steps.csv", 4),
+                        b=number(other, f"runs/{run.name}/steps.csv", 4),
+                    )
+                )
+    return Check(
+        say("precisions agree: losses at the same step of runs that differ in precision alone"), count, failures
+    )
+
+
+def quality_parity(facts: Facts) -> Check:
+    """Of each mode and metric the precisions' gains lie within one another's intervals."""
+    failures, count = [], 0
+    rows = [r for r in facts.quality_rows() if r.low and r.high]
+    for key in dict.fromkeys((r.mode, r.metric) for r in rows):
+        of = [r for r in rows if (r.mode, r.metric) == key]
+        wide = min(of, key=lambda r: PRECISIONS.index(r.precision) if r.precision in PRECISIONS else 9)
+        for r in of:
+            if r is wide:
+                continue
+            count += 1
+            low, high = sorted((wide.low.value, wide.high.value))
+            mine = sorted((r.low.value, r.high.value))
+            if mine[1] < low or mine[0] > high:
+                failures.append(
+                    say(
+                        "{metric} of {mode} {precision} gains {gain}, {wide} {other}: their intervals do not meet",
+                        metric=Name(r.metric),
+                        mode=Name(r.mode),
+                        precision=Name(r.precision),
+                        gain=number(r.difference.value, r.difference.source),
+                        wide=Name(wide.precision),
+                        other=number(wide.difference.value, wide.difference.source),
+                    )
+                )
+    return Check(say("precisions agree in quality, within bootstrap intervals"), count, failures)
+
+
+def quality_gain(facts: Facts) -> Check:
+    failures, rows = (
+        [],
+        [
+            r
+            for r in facts.quality_rows()
+            if r.metric in ("validation loss", "perplexity", "BLEU", "ROUGE-L") and r.low and r.high
+        ],
+    )
+    for r in rows:
+        if r.better is not True:
+            failures.append(
+                say(
+                    "{what}: {base} before, {tuned} after",
+                    what=Name(f"{r.metric}, {r.mode} {r.precision}"),
+                    base=number(r.base.value, r.base.source),
+                    tuned=number(r.tuned.value, r.tuned.source),
+                )
+            )
+    return Check(
+        say("fine-tuned beats pretrained beyond the bootstrap interval, in every precision and metric"),
+        len(rows),
+        failures,
+    )
+
+
+def skipped(facts: Facts) -> Check:
+    failures, count = [], 0
+    for run in facts.all_runs():
+        rows = run_files.steps(run)
+        if not rows:
+            continue
+        count += 1
+        losses = [value for value in run.steps.loss if value is not None]
+        share = statistics.fmean(float(row["skipped"] or 0) for row in rows)
+        if share > 0.1 or len(losses) < len(rows):
+            failures.append(
+                say(
+                    "{run}: {share} of its steps skipped, or a loss that is not finite",
+                    run=Name(run.name),
+                    share=percent(share, f"runs/{run.name}/steps.csv"),
+                )
+            )
+        elif len(losses) > 7 and losses[-1] >= losses[0]:
+            failures.append(say("{run}: its loss did not fall", run=Name(run.name)))
+    return Check(say("losses are finite and fall, and few steps are skipped"), count, failures)

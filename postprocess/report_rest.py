@@ -1,0 +1,222 @@
+"""Memory by part, preprocessing, generation."""
+
+import run_files
+from document import (
+    MISSING,
+    Block,
+    Name,
+    Paragraph,
+    Points,
+    gigabytes,
+    heading,
+    join,
+    number,
+    percent,
+    ratio,
+    say,
+    table,
+    times,
+)
+from facts import Facts
+from style import short_device
+
+
+def memory_section(facts: Facts, picture) -> list[Block]:
+    out: list[Block] = [heading(2, "Memory"), *picture("memory_parts")]
+    items = []
+    for name, run in facts.memory_runs():
+        parts = {part: row for part, row in run_files.memory(run)[0].items()}
+        sizes = {part: row["bytes"] or 0 for part, row in parts.items() if part not in ("total", "peak")}
+        if not sizes or not parts.get("peak"):
+            continue
+        largest = max(sizes, key=sizes.get)
+        items.append(
+            say(
+                "{run}: {part} are the largest part, {share} of {peak}.",
+                run=Name(name),
+                part=Name(largest),
+                share=percent(sizes[largest] / parts["peak"]["bytes"], parts[largest].source("bytes")),
+                peak=gigabytes(parts["peak"]["bytes"], parts["peak"].source("bytes")),
+            )
+        )
+    if items:
+        out.append(Points(items))
+    else:
+        out.append(Paragraph(say("Memory by part: {it}.", it=None)))
+    return out
+
+
+def preprocess_section(facts: Facts) -> list[Block]:
+    out: list[Block] = [heading(2, "Preprocessing")]
+    one, dask, count = (
+        facts.reference.published(q) for q in ("tokenize_minutes", "tokenize_dask_minutes", "tokenize_rows")
+    )
+    rows = [
+        [
+            Name("published original, one program"),
+            number(count["value"], count.source("value"), 2, "", 1e6),
+            MISSING,
+            MISSING,
+            number(one["value"], one.source("value"), 0, " min"),
+            MISSING,
+            MISSING,
+        ],
+        [
+            Name("published original with Dask"),
+            number(count["value"], count.source("value"), 2, "", 1e6),
+            MISSING,
+            MISSING,
+            number(dask["value"], dask.source("value"), 0, " min"),
+            MISSING,
+            MISSING,
+        ],
+    ]
+    mine = [r for r in facts.m.preprocess if r["wall_s"]]
+    for r in mine:
+        name = r.text("system") + (f" ({r.text('note')})" if r.text("note") else "")
+        rows.append(
+            [
+                Name(name),
+                number(r["rows"], r.source("rows"), 2, "", 1e6),
+                number(r["text_bytes"], r.source("text_bytes"), 2, "", 1e9),
+                number(r["cores"], r.source("cores"), 0),
+                number(r["wall_s"], r.source("wall_s"), 1, " s"),
+                number(r["cpu_s"], r.source("cpu_s"), 1, " s"),
+                number(
+                    ratio(r["text_bytes"], r["wall_s"] * (r["cores"] or 1)),
+                    f"{r.source('text_bytes')} over wall_s and cores",
+                    0,
+                    "",
+                    1e6,
+                ),
+            ]
+        )
+    if mine:
+        best = min((r for r in mine if r["rows"] == count["value"]), key=lambda r: r["wall_s"], default=None)
+        if best is not None:
+            minutes = best["wall_s"] / 60
+            words = "faster than" if minutes < dask["value"] else "slower than"
+            text = say(
+                "{n} million rows from Parquet to shards take {s} s on {c} cores ({m}), {words} the published {d} minutes with Dask ({x}). The published runs used other processors and the real data, ours rows made to its size; so the ratio is one of programs and machines together.",
+                n=number(best["rows"], best.source("rows"), None, "", 1e6),
+                s=number(best["wall_s"], best.source("wall_s"), 1),
+                c=number(best["cores"], best.source("cores"), 0),
+                m=Name(best.text("machine")),
+                words=words,
+                d=number(dask["value"], dask.source("value"), 0),
+                x=times(ratio(dask["value"] * 60, best["wall_s"]), f"{dask.source('value')}; {best.source('wall_s')}"),
+            )
+            out.append(Paragraph(text))
+    else:
+        out.append(Paragraph(say("Tokenization end to end: {it}.", it=None)))
+    out.append(
+        table(
+            ["", "million rows", "GB of text", "cores", "wall time", "CPU time", "MB/s a core"],
+            rows,
+            say("From Parquet to shards ready for training. Rates are of wall time."),
+        )
+    )
+    tokenizers = facts.m.tokenizers
+    if tokenizers:
+        columns = ("en_first", "en_repeated", "mix_first", "mix_repeated")
+        body = [
+            [Name(r.text("tokenizer")), Name(r.text("form")), *(number(r[c], r.source(c), 1) for c in columns)]
+            for r in tokenizers
+        ]
+        best = {
+            c: max((r for r in tokenizers if r.text("tokenizer") != "llmft" and r[c]), key=lambda r: r[c], default=None)
+            for c in columns
+        }
+        ours = {
+            c: max((r for r in tokenizers if r.text("tokenizer") == "llmft" and r[c]), key=lambda r: r[c], default=None)
+            for c in columns
+        }
+        pairs = [(c, ours[c], best[c]) for c in columns if ours[c] is not None and best[c] is not None]
+        slow = [c for c, a, b in pairs if a[c] < b[c]]
+        if pairs:
+            words = (
+                "Against the fastest peer on each text llmft's tokenizer reaches {list}."
+                if not slow
+                else "llmft's tokenizer is **not** the fastest on every text; against the fastest peer it reaches {list}."
+            )
+            names = {
+                "en_first": "English, first pass",
+                "en_repeated": "English, repeated",
+                "mix_first": "mixed, first pass",
+                "mix_repeated": "mixed, repeated",
+            }
+            out.append(
+                Paragraph(
+                    say(
+                        words,
+                        list=join(
+                            [
+                                say(
+                                    "{x} ({t})", x=times(a[c] / b[c], f"{a.source(c)}; {b.source(c)}"), t=Name(names[c])
+                                )
+                                for c, a, b in pairs
+                            ]
+                        ),
+                    )
+                )
+            )
+        out.append(
+            table(
+                ["tokenizer", "form", "English, first pass", "repeated", "mixed, first pass", "repeated"],
+                body,
+                say(
+                    "MB/s of UTF-8 text on one core, Llama 3's vocabulary; {w}.", w=Name(tokenizers[0].text("machine"))
+                ),
+                left=2,
+            )
+        )
+    return out
+
+
+def generation_section(facts: Facts) -> list[Block]:
+    rows = facts.m.generation
+    out: list[Block] = [heading(2, "Generation")]
+    if not rows:
+        return [*out, Paragraph(say("Speed of generation: {it}.", it=None))]
+    kinds = list(dict.fromkeys((r.text("system"), r.text("kind")) for r in rows))
+    batches = sorted({int(r["batch"]) for r in rows})
+    by = {(r.text("system"), r.text("kind"), int(r["batch"])): r for r in rows}
+    cell = lambda r: number(r["tokens_per_s"], r.source("tokens_per_s"), 0) if r is not None else MISSING  # noqa: E731
+    body = [[Name(s), Name(k), *(cell(by.get((s, k, b))) for b in batches)] for s, k in kinds]
+    r = rows[0]
+    head = ["", "", *(say("batch {b}", b=number(b, r.source("batch"), 0)) for b in batches)]
+    mine = {b: by.get(("llmft", "with the prompts", b)) for b in batches}
+    other = {b: next((x for x in rows if x.text("system") != "llmft" and x["batch"] == b), None) for b in batches}
+    ratios = [
+        say(
+            "{x} at batch {b}",
+            x=times(mine[b]["tokens_per_s"] / other[b]["tokens_per_s"], f"{mine[b].where}; {other[b].where}"),
+            b=number(b, r.source("batch"), 0),
+        )
+        for b in batches
+        if mine[b] is not None and other[b] is not None
+    ]
+    if ratios:
+        out.append(
+            Paragraph(
+                say(
+                    "New tokens a second of the whole batch, prompts included, over {peer}: {list}.",
+                    peer=Name(next(x for x in other.values() if x is not None).text("system")),
+                    list=join(ratios),
+                )
+            )
+        )
+    out.append(
+        table(
+            head,
+            body,
+            say(
+                "New tokens a second, {p}, {d}; {n} prompt tokens a sequence.",
+                p=Name(r.text("precision")),
+                d=Name(short_device(r.text("device"))),
+                n=number(r["prompt_tokens"], r.source("prompt_tokens"), 0),
+            ),
+            left=2,
+        )
+    )
+    return out

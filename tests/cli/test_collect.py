@@ -1,0 +1,85 @@
+"""postprocess/collect.py: rows and runs come once, names stay apart, transcribed rows give way."""
+
+import csv
+import pathlib
+import shutil
+
+import study
+from study import run
+
+import measured
+import reference
+from facts import Facts
+
+
+def rows_of(path: pathlib.Path) -> list[dict]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_collect(tmp_path):
+    s = study.Study()
+    visit, target = s.write(tmp_path / "visit"), tmp_path / "measured"
+    shutil.move(visit / "quality", tmp_path / "quality")
+    config = visit / "runs/packed/config.yaml"
+    config.write_text(
+        'model: "/home/somebody/model"\noutput: "/scratch/x/packed"\n'
+        + config.read_text().replace("model: random-1b\n", "")
+    )
+    (visit / "runs/packed/checkpoints").mkdir()
+    (visit / "runs/packed/checkpoints/large").write_text("x")
+    (visit / "comm.txt").write_text(
+        "2 ranks, Some GPU\nhead\nall_gather   a layer's weights, bf16     1000   2.5   1.0   0.5\n"
+    )
+    done = run("collect.py", visit, "--measured", target, "--set", "model=llama-random")
+    assert done.returncode == 0, done.stderr
+    rows = rows_of(target / "benchmarks.csv")
+    assert len(rows) == len(s.cells) and {row["model"] for row in rows} == {"llama-random"}
+    assert len(list((target / "runs").iterdir())) == len(s.runs)
+    assert not (target / "runs/packed/checkpoints").exists()
+    assert (
+        "somebody" not in (target / "runs/packed/config.yaml").read_text()
+        and 'output: "packed"' in (target / "runs/packed/config.yaml").read_text()
+    )
+    assert rows_of(target / "comm.csv")[-1]["of"] == "a layer's weights, bf16"
+
+    first = {path: path.read_bytes() for path in target.rglob("*") if path.is_file()}
+    done = run("collect.py", visit, "--measured", target, "--set", "model=llama-random")
+    assert "0 rows and 0 runs taken" in done.stdout
+    assert {path: path.read_bytes() for path in target.rglob("*") if path.is_file()} == first
+
+    # another visit: the same names are other runs, and keep their own files
+    for row in [*s.cells.values(), *s.variants.values()]:
+        row["time_utc"] = row["time_utc"].replace("2026-03-01", "2026-04-01")
+    other = s.write(tmp_path / "other")
+    assert run("collect.py", other, "--measured", target).returncode == 0
+    runs = {row["run"] for row in rows_of(target / "benchmarks.csv")}
+    assert "packed" in runs and "packed-v2" in runs and (target / "runs/packed-v2/run.json").exists()
+    assert (
+        Facts(measured.read_measured(target), reference.Reference()).m.run_of(
+            measured.read_cells(target / "benchmarks.csv")[-1]
+        )
+        is None
+    )
+
+
+def test_a_transcribed_row_gives_way(tmp_path):
+    s = study.Study()
+    target = s.write(tmp_path / "measured")
+    old = s.cells["lora-bf16-none-1-8192"] | dict(
+        run="old", time_utc="2026-01-01", tokens_per_s=1, source="transcribed", config_hash="", host=""
+    )
+    lonely = old | dict(run="lonely", adapter_rank=99)
+    study.write_table(target / "benchmarks.csv", [old, lonely])
+    done = run("collect.py", s.write(tmp_path / "visit"), "--measured", target)
+    assert done.returncode == 0 and "1 transcribed rows replaced" in done.stdout, done.stderr
+    names = [row["run"] for row in rows_of(target / "benchmarks.csv")]
+    assert "old" not in names and "lonely" in names
+
+
+def test_bad_arguments(tmp_path):
+    done = run("collect.py", tmp_path / "nothing", "--measured", tmp_path / "m")
+    assert done.returncode == 2 and "no such folder" in done.stderr
+    done = run("collect.py", tmp_path, "--measured", tmp_path / "m", "--set", "colour=red")
+    assert done.returncode == 2 and "must be model=NAME or data=NAME" in done.stderr
+    assert "examples:" in run("report.py", "--help").stdout and "examples:" in run("collect.py", "--help").stdout
