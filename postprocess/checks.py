@@ -4,7 +4,17 @@ A check that found nothing to look at says so; it never counts as passed.
 """
 
 from check import Check
-from checks_loss import base_loss, first_loss, floor, parity, quality_gain, quality_parity, skipped, supervised
+from checks_loss import (
+    base_loss,
+    first_loss,
+    floor,
+    parity,
+    quality_gain,
+    quality_own,
+    quality_parity,
+    skipped,
+    supervised,
+)
 from checks_speed import fsdp_memory, memory_parts, physics, rates, repeats, same_bits
 from facts import Facts
 
@@ -16,6 +26,7 @@ ALL = (
     parity,
     quality_gain,
     quality_parity,
+    quality_own,
     fsdp_memory,
     memory_parts,
     same_bits,

@@ -8,13 +8,14 @@ import run_files
 from check import Check
 from document import Name, number, percent, say
 from facts import Facts
+from facts_quality import MAIN, plain_value
 from read import PRECISIONS, Run
 
 # How far from its expectation a figure may be, and why.
 FIRST_LOSS = (-0.1, 0.75)  # nats around log V + n s^2 / 2 of a random model: one batch, and tied embeddings
 
 
-BASE_LOSS = 0.05  # relative: a validation set and a part of it
+BASE_LOSS = 0.02  # nats: the trainer's sums and the evaluation's, in 16 bits
 
 
 SUPERVISED = (0.02, 0.98)  # all tokens supervised: prompts are trained on; none: answers are masked
@@ -62,26 +63,20 @@ def first_loss(facts: Facts) -> Check:
 def base_loss(facts: Facts) -> Check:
     """Fine-tuning begins where the base stands: the validation loss before the first step is the base's."""
     failures, count = [], 0
-    rows = facts.quality_rows()
-    base = [
-        math.log(r.base.value) if r.metric == "perplexity" else r.base.value
-        for r in rows
-        if r.metric in ("perplexity", "validation loss")
-    ]
-    losses = [run.results.get("valid_loss_first") for run in facts.m.quality_runs.values()]
-    runs = [(run, loss) for run, loss in zip(facts.m.quality_runs.values(), losses) if isinstance(loss, float)]
-    if base:
-        for run, loss in runs:
+    for r in facts.quality_rows():
+        if r.metric != "validation loss":
+            continue
+        for name in r.row.text("runs").split():
+            run = facts.m.quality_runs.get(name)
+            loss = run.results.get("valid_loss_first") if run else None
+            if not isinstance(loss, (int, float)):
+                continue
             count += 1
-            nearest = min(base, key=lambda b: abs(b - loss))
-            if abs(loss - nearest) > BASE_LOSS * nearest:
+            if abs(loss - r.base.value) > BASE_LOSS:
+                begins = number(loss, f"quality/runs/{name}/run.json", 3)
+                base = number(r.base.value, r.base.source, 3)
                 failures.append(
-                    say(
-                        "{run} begins at {loss} nats, its base has {base}",
-                        run=Name(run.name),
-                        loss=number(loss, f"quality/runs/{run.name}/run.json", 3),
-                        base=number(nearest, rows[0].base.source, 3),
-                    )
+                    say("{run} begins at {loss} nats, its base has {base}", run=Name(name), loss=begins, base=base)
                 )
     return Check(say("fine-tuning begins at the base model's validation loss"), count, failures)
 
@@ -180,42 +175,46 @@ def parity(facts: Facts) -> Check:
 
 
 def quality_parity(facts: Facts) -> Check:
-    """Of each mode and metric the precisions' gains lie within one another's intervals."""
-    failures, count = [], 0
-    rows = [r for r in facts.quality_rows() if r.low and r.high]
-    for key in dict.fromkeys((r.mode, r.metric) for r in rows):
-        of = [r for r in rows if (r.mode, r.metric) == key]
-        wide = min(of, key=lambda r: PRECISIONS.index(r.precision) if r.precision in PRECISIONS else 9)
-        for r in of:
-            if r is wide:
-                continue
-            count += 1
-            low, high = sorted((wide.low.value, wide.high.value))
-            mine = sorted((r.low.value, r.high.value))
-            if mine[1] < low or mine[0] > high:
-                failures.append(
-                    say(
-                        "{metric} of {mode} {precision} gains {gain}, {wide} {other}: their intervals do not meet",
-                        metric=Name(r.metric),
-                        mode=Name(r.mode),
-                        precision=Name(r.precision),
-                        gain=number(r.difference.value, r.difference.source),
-                        wide=Name(wide.precision),
-                        other=number(wide.difference.value, wide.difference.source),
-                    )
-                )
-    return Check(say("precisions agree in quality, within bootstrap intervals"), count, failures)
+    """In each mode and metric the paired difference of two precisions, with its whole interval, is smaller than half the
+    interval of the score itself: a large difference fails, and so does a noisy one."""
+    failures, rows = [], facts.agreements()
+    for a in rows:
+        if a.holds:
+            continue
+        what = Name(f"{a.metric}, {a.mode}, {a.precision} less {a.reference}")
+        difference, margin = number(a.difference.value, a.difference.source), number(a.margin.value, a.margin.source)
+        failures.append(say("{what}: {d}, the margin is {m}", what=what, d=difference, m=margin))
+    return Check(
+        say("precisions agree in quality: differences are smaller than half the bootstrap interval"),
+        len(rows),
+        failures,
+    )
+
+
+def quality_own(facts: Facts) -> Check:
+    """What tools/quality.py has checked of its runs: no validation sample was trained on, log V before training, losses of
+    trainer and evaluation alike."""
+    failures, rows = [], facts.m.quality_checks
+    for row in rows:
+        value, expected, tolerance = (read_number(row, c) for c in ("value", "expected", "tolerance"))
+        if value is None or expected is None or tolerance is None or abs(value - expected) > tolerance:
+            what = Name(f"{row.text('check')} ({row.text('run')})")
+            failures.append(say("{what}: {value}", what=what, value=number(value, row.source("value"))))
+    return Check(
+        say("the quality study's own checks hold (nothing of the validation set was trained on, and others)"),
+        len(rows),
+        failures,
+    )
+
+
+def read_number(row: m.Row, column: str) -> float | None:
+    """Zero is a value here."""
+    value = plain_value(row, column)
+    return value.value if value else None
 
 
 def quality_gain(facts: Facts) -> Check:
-    failures, rows = (
-        [],
-        [
-            r
-            for r in facts.quality_rows()
-            if r.metric in ("validation loss", "perplexity", "BLEU", "ROUGE-L") and r.low and r.high
-        ],
-    )
+    failures, rows = ([], [r for r in facts.quality_rows() if r.metric in MAIN and r.low and r.high])
     for r in rows:
         if r.better is not True:
             failures.append(

@@ -159,6 +159,19 @@ class Collector:
         self.rows += len(new)
         write_table(self.measured / "comm.csv", old + new)
 
+    def take_quality(self, folder: pathlib.Path) -> None:
+        """What tools/quality.py has left is one study: it replaces the one that is here."""
+        target = self.measured / "quality"
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir()
+        for name in ("quality.csv", "agreement.csv", "checks.csv", "quality.json"):
+            if (folder / name).is_file():
+                shutil.copyfile(folder / name, target / name)
+        for path in read.find_runs(folder / "runs"):
+            (target / "runs" / path.name).mkdir(parents=True)
+            for file in (path / small for small in (*SMALL, "eval.csv") if (path / small).is_file()):
+                shutil.copyfile(file, target / "runs" / path.name / file.name)
+
     def take(self, folder: pathlib.Path) -> None:
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder")
@@ -174,9 +187,7 @@ class Collector:
         for path in sorted(folder.rglob("comm.txt")):
             self.take_comm(path, max(dates, default="")[:10])
         for path in sorted(folder.rglob("quality.csv")):
-            target = self.measured / "quality"
-            target.mkdir(exist_ok=True)
-            shutil.copyfile(path, target / "quality.csv")
+            self.take_quality(path.parent)
 
     def write(self) -> None:
         fresh = {

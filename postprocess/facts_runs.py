@@ -5,6 +5,7 @@ import dataclasses
 import measured as m
 import run_files
 from read import PRECISIONS, Run
+from style import is_gpu
 
 _ALIKE = (
     "data",
@@ -80,11 +81,12 @@ class RunFacts:
         for of in self.alike(self.all_runs()):
             curves = {p: seconds_of(run) for p, run in of.items()}
             curves = {p: curve for p, curve in curves.items() if curve}
-            if len(curves) > 1 and (best is None or len(curves) > len(best[1])):
-                best = of, curves
+            gpu = is_gpu(str(next(iter(of.values())).report.get("device", "")))
+            if len(curves) > 1 and (best is None or (gpu, len(curves)) > (best[2], len(best[1]))):
+                best = of, curves, gpu
         if best is None:
             return None
-        of, curves = best
+        of, curves, _ = best
         worst = max(curves, key=lambda p: min(curves[p][1]))
         value = min(curves[worst][1])
         loss = m.Stat(value, value, value, 1, f"runs/{of[worst].name}/steps.csv, valid_loss", ())

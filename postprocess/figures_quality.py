@@ -104,9 +104,7 @@ def evaluation(facts: Facts) -> Drawn:
         if any((r.precision, r.mode) == (p, mode) for r in rows)
     ]
     modes = {mode for _, mode in cells}
-    caption = "Whiskers: bootstrap interval of the fine-tuned model's difference from its base. " + (
-        "Hatched: full fine-tuning." if len(modes) > 1 else ""
-    )
+    caption = "Whiskers: bootstrap intervals. " + ("Hatched: full fine-tuning." if len(modes) > 1 else "")
     figure, panels = style.frame(
         "Pretrained against fine-tuned", facts.quality_words(), caption, len(metrics), right=0.15, left=0.6, above=0.5
     )
@@ -127,18 +125,12 @@ def evaluation(facts: Facts) -> Drawn:
                 edgecolor="white" if key[1] == "full" and len(modes) > 1 else style.COLOURS[key[0]],
             )
             high = r.tuned.value
-            if r.low is not None and r.high is not None:
-                low, up = r.base.value + r.low.value, r.base.value + r.high.value
-                axes.errorbar(
-                    i + 0.2,
-                    r.tuned.value,
-                    [[max(0, r.tuned.value - low)], [max(0, up - r.tuned.value)]],
-                    color=style.INK,
-                    capsize=2,
-                    linewidth=1,
-                )
-                high = max(high, up)
-            top = max(top, high, r.base.value)
+            for at, s in ((i - 0.2, r.base), (i + 0.2, r.tuned)):
+                if s.high > s.low:
+                    reach = [[max(0, s.value - s.low)], [max(0, s.high - s.value)]]
+                    axes.errorbar(at, s.value, reach, color=style.INK, capsize=2, linewidth=1)
+            high = max(high, r.tuned.high)
+            top = max(top, high, r.base.high)
             if len(cells) <= 5:
                 axes.annotate(
                     style.short(r.tuned.value),

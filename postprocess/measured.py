@@ -5,6 +5,7 @@ line. Every number keeps where it stands, so that the report can say so.
 """
 
 import dataclasses
+import json
 import pathlib
 import statistics
 from collections.abc import Callable, Iterable
@@ -125,9 +126,9 @@ def read_table(path: pathlib.Path, columns: Iterable[str], make: Callable = Row)
     if not path.is_file():
         return []
     text = read._open_text(path)
+    name = f"quality/{path.name}" if path.parent.name == "quality" else path.name
     return [
-        make(f"{path.name}:{where.rpartition(':')[2]}", fields)
-        for where, fields in read._rows(path, text, list(columns))
+        make(f"{name}:{where.rpartition(':')[2]}", fields) for where, fields in read._rows(path, text, list(columns))
     ]
 
 
@@ -161,7 +162,7 @@ def scores(rows: list[Cell]) -> list[Row]:
         elif command == "eval" and name in base and name in trained:
             of = {"precision": trained[name].text("precision"), "mode": trained[name].text("mode"), "run": name}
             for column, metric in (("perplexity", "perplexity"), ("bleu", "BLEU"), ("rouge_l", "ROUGE-L")):
-                values = {"base": base[name].text(column), "fine_tuned": row.text(column)}
+                values = {"base": base[name].text(column), "tuned": row.text(column)}
                 if all(values.values()):
                     found.append(Row(row.where, of | {"metric": metric} | values))
     return found
@@ -175,6 +176,9 @@ class Measured:
     runs: dict[str, Run]
     quality: list[Row]
     quality_runs: dict[str, Run]
+    agreement: list[Row]
+    quality_checks: list[Row]
+    quality_json: dict
     preprocess: list[Row]
     tokenizers: list[Row]
     generation: list[Row]
@@ -212,12 +216,24 @@ def _named(rows: list[Row], key: str) -> dict[str, Row]:
     return {row.text(key): row for row in rows}
 
 
+def _json(path: pathlib.Path) -> dict:
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(read._open_text(path))
+    except ValueError as error:
+        raise UserError(f"{path}: is not JSON ({error}); the file is damaged") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: is not an object; the file is damaged or another")
+    return found
+
+
 def read_measured(folder: pathlib.Path, runs: pathlib.Path | None = None) -> Measured:
     """`runs`: the folder of run directories where it is not FOLDER/runs."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give one with benchmarks.csv, as `llmft train` fills it")
     table_of = lambda name, *columns: read_table(folder / name, columns)  # noqa: E731
-    quality = read_table(folder / "quality/quality.csv", ("precision", "mode", "metric"))
+    quality = table_of("quality/quality.csv", "precision", "mode", "metric", "base", "tuned")
     cells, variants = read_cells(folder / "benchmarks.csv"), read_cells(folder / "variants.csv")
     is_run = lambda row: row.text("command") not in SCORES  # noqa: E731
     measured = Measured(
@@ -227,6 +243,11 @@ def read_measured(folder: pathlib.Path, runs: pathlib.Path | None = None) -> Mea
         _runs(runs or folder / "runs"),
         quality or scores(cells),
         _runs(folder / "quality/runs"),
+        table_of(
+            "quality/agreement.csv", "mode", "metric", "precision", "reference", "difference", "low", "high", "margin"
+        ),
+        table_of("quality/checks.csv", "check", "run", "value", "expected", "tolerance"),
+        _json(folder / "quality/quality.json"),
         table_of("preprocess.csv", "system", "rows", "text_bytes", "processes", "cores", "wall_s", "cpu_s"),
         table_of("tokenizers.csv", "tokenizer", "form", "en_first", "en_repeated", "mix_first", "mix_repeated"),
         table_of("generation.csv", "system", "device", "precision", "batch", "kind", "tokens_per_s"),

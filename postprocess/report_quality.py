@@ -1,8 +1,11 @@
 """Quality: base against fine-tuned, losses by precision, time to a loss."""
 
-import figures
-from document import Block, Name, Paragraph, Points, heading, join, number, percent, say, table
+from document import Block, Name, Paragraph, Points, Text, heading, join, number, percent, say, table
 from facts import Facts
+from facts_quality import QualityRow
+from figures import MODE_NAMES
+from measured import Stat
+from read import PRECISIONS
 from report_results import of
 from style import short_device
 
@@ -11,73 +14,143 @@ def quality_section(facts: Facts, picture) -> list[Block]:
     out: list[Block] = [heading(2, "Quality")]
     rows = facts.quality_rows()
     if rows:
-        out.append(Points(quality_findings(rows)))
-        table_rows = []
-        for r in rows:
-            interval = (
-                say("{low} to {high}", low=of(r.low), high=of(r.high)) if r.low and r.high else say("{it}", it=None)
-            )
-            verdict = {True: "better", False: "**worse**", None: "within it"}[r.better]
-            table_rows.append(
-                [
-                    Name(f"{figures.MODE_NAMES.get(r.mode, r.mode)} {r.precision}"),
-                    Name(r.metric),
-                    of(r.base),
-                    of(r.tuned),
-                    of(r.difference),
-                    interval,
-                    say(verdict),
-                ]
-            )
-        caption = say(
-            "{w}. Difference: fine-tuned less base, with its bootstrap interval.",
-            w=Name(facts.quality_words() or "quality/quality.csv"),
-        )
-        out += [
-            *picture("evaluation"),
-            table(
-                ["", "metric", "base", "fine-tuned", "difference", "interval", "beyond it"], table_rows, caption, left=2
-            ),
-        ]
+        out += [Paragraph(quality_data(facts)), Points(quality_findings(rows) + agreement_findings(facts))]
+        out += [*picture("evaluation"), quality_table(facts, rows), *agreement_table(facts)]
     else:
-        out.append(
-            Paragraph(say("Validation loss, BLEU, ROUGE-L and perplexity before and after fine-tuning: {it}.", it=None))
-        )
+        words = say("Validation loss, BLEU, ROUGE-L and perplexity before and after fine-tuning: {it}.", it=None)
+        out.append(Paragraph(words))
     out += [heading(3, "Losses by precision"), *picture("loss_by_precision")]
     out += loss_findings(facts)
     out += [*picture("time_to_loss"), *time_findings(facts)]
     return out
 
 
-def quality_findings(rows) -> list:
+def quality_data(facts: Facts) -> Text:
+    """What was trained on and judged by, as far as the study told."""
+    values = {k: facts.quality_data(k) for k in ("train_samples", "valid_samples", "overlap", "base_overlap")}
+    shown = {k: number(v, source, 0) for k, (v, source) in values.items()}
+    text = say(
+        "A small Llama was first trained by llmft itself on a part of the kinds of tasks, and then fine-tuned on all of them: "
+        "{train_samples} samples, judged by {valid_samples} others.",
+        **shown,
+    )
+    overlaps = [values[k][0] for k in ("overlap", "base_overlap")]
+    if None not in overlaps:
+        words = (
+            "None of those was seen in either training"
+            if not any(overlaps)
+            else "**{k} of those were seen in training**"
+        )
+        text += say(" " + words + ".", k=number(sum(overlaps), values["overlap"][1], 0))
+    return text
+
+
+def with_interval(value: Stat) -> Text:
+    if value.low == value.high:
+        return say("{v}", v=of(value))
+    low, high = number(value.low, value.source), number(value.high, value.source)
+    return say("{v} [{low}, {high}]", v=of(value), low=low, high=high)
+
+
+def quality_table(facts: Facts, rows: list[QualityRow]) -> Block:
+    body = []
+    for r in rows:
+        verdict = {True: "better", False: "**worse**", None: "within it" if r.low else "not told"}[r.better]
+        spread = (r.low and r.high) and say("{low} to {high}", low=of(r.low), high=of(r.high))
+        body.append(
+            [
+                Name(f"{MODE_NAMES.get(r.mode, r.mode)} {r.precision}"),
+                Name(r.metric),
+                with_interval(r.base),
+                with_interval(r.tuned),
+                of(r.difference),
+                spread or None,
+                say(verdict),
+            ]
+        )
+    caption = say(
+        "{w}. In brackets and for the difference (fine-tuned less base, paired): bootstrap intervals.",
+        w=Name(facts.quality_words() or "quality.csv"),
+    )
+    head = ["", "metric", "base", "fine-tuned", "difference", "its interval", "beyond it"]
+    return table(head, body, caption, left=2, words=(6,))
+
+
+def agreement_findings(facts: Facts) -> list:
+    found = facts.agreements()
+    if not found:
+        return [say("Agreement of the precisions in quality: {it}.", it=None)]
+    failed = [a for a in found if not a.holds]
+    count = number(len(found), "quality/agreement.csv", 0)
+    if not failed:
+        return [
+            say(
+                "In all {n} comparisons of two precisions the paired difference, with its interval, is smaller than half the interval of the score.",
+                n=count,
+            )
+        ]
+    names = join(
+        [say("{x}", x=Name(f"{a.metric}, {a.mode}, {a.precision} against {a.reference}")) for a in failed], "; ", "; "
+    )
+    return [
+        say(
+            "Precisions do **not** agree in {k} of {n} comparisons: {names}.",
+            k=number(len(failed), "quality/agreement.csv", 0),
+            n=count,
+            names=names,
+        )
+    ]
+
+
+def agreement_table(facts: Facts) -> list[Block]:
+    found = facts.agreements()
+    if not found:
+        return []
+    first = min((a.reference for a in found), key=PRECISIONS.index)
+    against = [a for a in found if a.reference == first]
+    precisions = sorted({a.precision for a in against}, key=PRECISIONS.index)
+    body = []
+    for mode, metric in dict.fromkeys((a.mode, a.metric) for a in against):
+        of_row = {a.precision: a for a in against if (a.mode, a.metric) == (mode, metric)}
+        margin = next(iter(of_row.values())).margin
+        cells = [of(of_row[p].difference) if p in of_row else None for p in precisions]
+        body.append([Name(MODE_NAMES.get(mode, mode)), Name(metric), *cells, of(margin)])
+    head = ["", "metric", *(say("{p}", p=Name(p)) for p in precisions), "margin"]
+    caption = say(
+        "Score less that of {first}, after fine-tuning; the margin is half the bootstrap interval of the score.",
+        first=Name(first),
+    )
+    return [table(head, body, caption, left=2)]
+
+
+def quality_findings(rows: list[QualityRow]) -> list:
     items = []
     for metric in dict.fromkeys(r.metric for r in rows):
         of_metric = [r for r in rows if r.metric == metric]
         better = [r for r in of_metric if r.better is True]
         count = number(len(of_metric), "quality.csv", 0)
+        before, after = [r.base.value for r in of_metric], [r.tuned.value for r in of_metric]
+        source = of_metric[0].tuned.source
+        values = {
+            k: number(v, source)
+            for k, v in (("a", min(before)), ("b", max(before)), ("c", min(after)), ("d", max(after)))
+        }
         if len(better) == len(of_metric):
-            items.append(
-                say(
-                    "{metric}: fine-tuned is better than its base beyond the bootstrap interval in all of {n} runs.",
-                    metric=Name(metric),
-                    n=count,
-                )
+            text = say(
+                "{metric}: fine-tuned is better than its base beyond the bootstrap interval in all of {n} cells",
+                metric=Name(metric),
+                n=count,
             )
         else:
-            rest = [
-                say("{x}", x=Name(f"{figures.MODE_NAMES.get(r.mode, r.mode)} {r.precision}"))
-                for r in of_metric
-                if r.better is not True
-            ]
-            items.append(
-                say(
-                    "{metric}: fine-tuned is **not** shown to be better in {rest} ({k} of {n} runs show it).",
-                    metric=Name(metric),
-                    rest=join(rest),
-                    k=number(len(better), "quality.csv", 0),
-                    n=count,
-                )
+            rest = [Name(f"{MODE_NAMES.get(r.mode, r.mode)} {r.precision}") for r in of_metric if r.better is not True]
+            text = say(
+                "{metric}: fine-tuned is **not** shown to be better in {rest} ({k} of {n} cells show it)",
+                metric=Name(metric),
+                rest=join([say("{x}", x=x) for x in rest]),
+                k=number(len(better), "quality.csv", 0),
+                n=count,
             )
+        items.append(text + say(": from between {a} and {b} to between {c} and {d}.", **values))
     return items
 
 

@@ -42,6 +42,7 @@ class Study:
 
     def __init__(self):
         self.cells, self.variants, self.runs, self.quality, self.quality_runs = {}, {}, {}, [], {}
+        self.agreement, self.quality_checks = [], []
         for precision in SPEED:
             self.add(precision, rank=64, tokens=10240, length=512)
             for strategy, ranks in (("none", 1), ("ddp", 2), ("fsdp", 2)):
@@ -194,13 +195,11 @@ class Study:
         self.runs["lora-bf16-none-1-8192"]["profile"] = rows
 
     def evaluation(self) -> None:
+        names = {"valid_loss": (3.0, 2.0, 0.1), "BLEU": (5.0, 25.0, 2.0), "ROUGE-L": (10.0, 40.0, 2.0)}
         for i, precision in enumerate(SPEED):
-            for metric, base, tuned, width in (
-                ("perplexity", 20.0, 4.0, 0.5),
-                ("BLEU", 5.0, 25.0, 2.0),
-                ("ROUGE-L", 10.0, 40.0, 2.0),
-            ):
-                difference = tuned - base + 0.01 * i
+            run = f"quality-{precision}"
+            for metric, (base, tuned, width) in names.items():
+                tuned += 0.001 * i
                 self.quality.append(
                     dict(
                         precision=precision,
@@ -208,21 +207,49 @@ class Study:
                         metric=metric,
                         samples=100,
                         base=base,
-                        fine_tuned=base + difference,
-                        difference=difference,
-                        low=difference - width,
-                        high=difference + width,
+                        base_low=base - width,
+                        base_high=base + width,
+                        tuned=tuned,
+                        tuned_low=tuned - width,
+                        tuned_high=tuned + width,
+                        difference=tuned - base,
+                        difference_low=tuned - base - width,
+                        difference_high=tuned - base + width,
+                        seeds="0 1",
+                        runs=run,
+                        device=H100,
                     )
                 )
-            row = self.add(precision, tokens=512, length=64, name=f"quality-{precision}", keep=True, data="sample")
-            del self.cells[row["run"]]
-            run = self.runs.pop(row["run"])
-            run |= dict(
+                if i:
+                    self.agreement.append(
+                        dict(
+                            mode="lora",
+                            metric=metric,
+                            precision=precision,
+                            reference="fp32",
+                            difference=0.001 * i,
+                            low=0.001 * i - width / 4,
+                            high=0.001 * i + width / 4,
+                            margin=width,
+                        )
+                    )
+            row = self.add(precision, tokens=512, length=64, name=run, data="sample")
+            self.quality_runs[run] = self.runs.pop(run) | dict(
                 losses=[3.0 - 0.1 * k + 1e-3 * i for k in range(10)],
                 valid={1: 3.0, 5: 2.5 + 1e-3 * i, 10: 2.0 + 1e-3 * i},
-                results={"valid_loss_first": 2.9957},
+                results={"valid_loss_first": 3.0},
             )
-            self.quality_runs[row["run"]] = run
+            del self.cells[row["run"]]
+        self.quality_checks = [
+            dict(
+                check="validation samples that training saw",
+                run="base",
+                value=0,
+                expected=0,
+                tolerance=0,
+                verdict="holds",
+            )
+        ]
 
     def write(self, folder: pathlib.Path) -> pathlib.Path:
         write_table(folder / "benchmarks.csv", list(self.cells.values()))
@@ -299,6 +326,10 @@ class Study:
         )
         if self.quality:
             write_table(folder / "quality/quality.csv", self.quality)
+            write_table(folder / "quality/agreement.csv", self.agreement)
+            write_table(folder / "quality/checks.csv", self.quality_checks)
+            data = dict(train_samples=800, valid_samples=100, overlap=0, base_overlap=0)
+            (folder / "quality/quality.json").write_text(json.dumps({"data": data}))
         for at, runs in ((folder / "runs", self.runs), (folder / "quality/runs", self.quality_runs)):
             for name, run in runs.items():
                 self.write_run(at / name, run)

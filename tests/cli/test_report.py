@@ -135,9 +135,9 @@ def test_sentences_follow_the_numbers(tmp_path):
     assert "slower than the published 81.5" in plain(report_first.abstract(facts)[0].text)
 
     better = plain(report_quality.quality_findings(facts.quality_rows())[0])
-    assert "better than its base beyond the bootstrap interval in all of 4 runs" in better
-    s.quality[0] |= dict(low=-1.0, high=1.0)
-    assert "shown to be better in LoRA fp32 (3 of 4 runs show it)" in plain(
+    assert "better than its base beyond the bootstrap interval in all of 4 cells" in better
+    s.quality[0] |= dict(difference_low=-1.0, difference_high=1.0)
+    assert "shown to be better in LoRA fp32 (3 of 4 cells show it)" in plain(
         report_quality.quality_findings(s.facts(tmp_path / "c").quality_rows())[0]
     )
 
@@ -189,7 +189,7 @@ def test_a_peer_of_another_visit_is_marked(tmp_path):
             "rank 'x' is not a whole number",
         ),
         (
-            lambda m: (m / "quality/quality.csv").write_text("precision,mode\nbf16,lora\n"),
+            lambda m: (m / "quality/quality.csv").write_text("precision,mode,base,tuned\nbf16,lora,1,2\n"),
             "quality.csv:1: column metric missing",
         ),
         (lambda m: (m / "preprocess.csv").write_bytes(b"\xff\xfe"), "is not UTF-8"),

@@ -8,15 +8,15 @@ import check as check_module
 import checks
 from document import plain
 
-
 SPOILS = {
     checks.first_loss: lambda s: s.cells["lora-bf16-none-1-8192"].update(loss_first=10.9),
     checks.base_loss: lambda s: s.quality_runs["quality-bf16"]["results"].update(valid_loss_first=3.6),
     checks.floor: lambda s: s.runs["lora-bf16-none-1-8192"].update(losses=[12.0, 3.0]),
     checks.supervised: lambda s: s.cells["lora-bf16-none-1-8192"].update(supervised_tokens=81920),
     checks.parity: lambda s: s.runs["lora-bf16-none-1-8192"].update(losses=[12.0, 11.5, 11.3] + [7.0] * 7),
-    checks.quality_gain: lambda s: s.quality[1].update(low=-0.1),
-    checks.quality_parity: lambda s: s.quality[4].update(low=50, high=60, difference=55),
+    checks.quality_gain: lambda s: s.quality[1].update(difference_low=-0.1),
+    checks.quality_parity: lambda s: s.agreement[4].update(high=50),
+    checks.quality_own: lambda s: s.quality_checks[0].update(value=3),
     checks.fsdp_memory: lambda s: s.runs["lora-fp32-fsdp-2-8192"]["memory"][1].update(
         peak=int(20e9), workspace=int(9e9)
     ),
