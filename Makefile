@@ -15,7 +15,7 @@ export OMPI_MCA_btl ?= self,vader
 SOURCES = $(shell git ls-files -co --exclude-standard 'src/*.cpp' 'src/*.hpp' 'include/*.hpp' 'tests/*.cpp' 'tests/*.hpp' 'bench/*.cpp' 'src/*.cu' 'src/*.cuh')
 
 .DEFAULT_GOAL := build
-.PHONY: help bundle deps configure build demo test test-all test-asan bench plots lint format tidy clean
+.PHONY: help bundle deps configure build demo study test test-all test-asan bench plots lint format tidy clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | awk -F'|' '{printf "  make %-10s  %s\n", $$1, $$2}'
@@ -32,6 +32,9 @@ build: configure ## build ./llmft
 
 demo: build ## the whole path on this machine in a few minutes: preprocess, train, tables, plots
 	@tools/demo.sh
+
+study: build ## precisions, strategies, numbers of GPUs, LoRA and full on this machine (docs/slurm.md: settings)
+	@tools/study.sh
 
 test: build ## build and run the tests (under 10 minutes on 2 cores)
 	@cmake --build $(BUILD) -j $(JOBS)

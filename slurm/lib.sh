@@ -73,8 +73,10 @@ need_model() {
 
 need_data() {
   [ -n "$LLMFT_DATA" ] || fail "LLMFT_DATA: not set, and $LLMFT_CONFIG has no 'data:'; give the folder of the shards"
-  [ -f "$LLMFT_DATA/manifest.json" ] || fail "LLMFT_DATA: no shards in $LLMFT_DATA; make them with: LLMFT_DATA=$LLMFT_DATA sbatch slurm/preprocess.sh"
+  [ -f "$LLMFT_DATA/manifest.json" ] || fail "LLMFT_DATA: no shards in $LLMFT_DATA; make them with: $(preprocess_command "$LLMFT_DATA")"
 }
+
+preprocess_command() { echo "LLMFT_DATA=$1 sbatch slurm/preprocess.sh"; }
 
 # What every training script takes from its environment. Sets OPTIONS, RUNS, RESULTS.
 # shellcheck disable=SC2034  # the scripts use them
@@ -85,11 +87,10 @@ training_settings() {
   LLMFT_MODEL=${LLMFT_MODEL:-$(config_value model)}
   LLMFT_DATA=${LLMFT_DATA:-$(config_value data)}
   need_model
-  need_data
   RUNS=${LLMFT_RUNS:-runs}
   RESULTS=${LLMFT_RESULTS:-results}
-  OPTIONS=(--config "$LLMFT_CONFIG" --model "$LLMFT_MODEL" --data "$LLMFT_DATA" --threads "${LLMFT_THREADS:-$CPUS_PER_RANK}"
-    ${LLMFT_DEVICE:+--device "$LLMFT_DEVICE"} ${LLMFT_ADAPTER_RANK:+--adapter-rank "$LLMFT_ADAPTER_RANK"})
+  OPTIONS=(--config "$LLMFT_CONFIG" --model "$LLMFT_MODEL" --threads "${LLMFT_THREADS:-$CPUS_PER_RANK}"
+    ${LLMFT_DEVICE:+--device "$LLMFT_DEVICE"})
 }
 
 # --- ranks -------------------------------------------------------------------------------------------------------
@@ -285,11 +286,11 @@ requeue() { # requeue WHY: back into the queue; this script's next start goes on
   exit 1
 }
 
-# train_ranks RANKS OUTPUT ARGS...: llmft train; does not return if it was stopped from outside
+# train_ranks RANKS OUTPUT TABLE ARGS...: llmft train; does not return if it was stopped from outside
 train_ranks() {
-  local ranks=$1 output=$2 rc=0
-  shift 2
+  local ranks=$1 output=$2 table=$3 rc=0
+  shift 3
   rm -f "$output/requeue" # of an earlier start
-  run_ranks "$ranks" train "$@" --output "$output" --results "$RESULTS/benchmarks.csv" --resume || rc=$?
+  run_ranks "$ranks" train "$@" --output "$output" --results "$table" --resume || rc=$?
   stopped "$rc" "$output" || return "$rc"
 }

@@ -1,19 +1,18 @@
 #!/usr/bin/env bash
-# The precision study: the same run in fp32, tf32, fp16 and bf16, then the plots. Runs that are finished already are
-# skipped, so it can be submitted again.
+# The precision study: the same run, LoRA and full, on samples of 512 tokens and of their own lengths, in fp32, tf32, fp16
+# and bf16, then the plots. Runs that are finished already are skipped, so it can be submitted again.
 #
-#   sbatch slurm/precision_study.sh [OPTION...]      OPTIONs go to every llmft train, as --adapter-rank 0
+#   sbatch slurm/precision_study.sh [OPTION...]      OPTIONs go to every llmft train, as --train.lr=1e-4
 #
 # Settings, from the environment (docs/slurm.md has those of all scripts):
 #   LLMFT_CONFIG=inputs/llama32_1b.yaml
 #   LLMFT_MODEL, LLMFT_DATA   folders; default: the config's model, data
-#   LLMFT_PRECISIONS="fp32 tf32 fp16 bf16"   LLMFT_FP8=1 adds fp8
+#   LLMFT_DATA_FIXED          shards whose samples have 512 tokens each; default: LLMFT_DATA's folder with -512. Made by
+#                             LLMFT_DATA=... sbatch slurm/preprocess.sh --max-length 512 --on-too-long truncate --min-length 512
+#   LLMFT_PRECISIONS="bf16 fp32 fp16 tf32"   LLMFT_FP8=1 adds fp8
 #   LLMFT_STRATEGY=ddp
 #   LLMFT_RANKS               default: all that the allocation has room for
-#   LLMFT_STEPS=50            steps of each run; the medians leave out the first ones
-#   LLMFT_PACKS_PER_RANK=2    micro-batches a rank and step; 0: the config's train.batch_packs over all ranks
-#   LLMFT_REPEATS=1           runs of each precision; figures show medians
-#   LLMFT_RUNS=runs, LLMFT_RESULTS=results   folders of the runs, and of benchmarks.csv and the plots
+#   LLMFT_STEPS, LLMFT_WARMUP, LLMFT_REPEATS, LLMFT_MODES, LLMFT_LENGTHS, LLMFT_EVAL, LLMFT_BUDGET, ...: the head of slurm/study.sh
 #   LLMFT_CLUSTER=SITE   slurm/clusters/SITE.env (default: the cluster's name if there is such a file, else generic)
 #   SBATCH_ACCOUNT, SBATCH_PARTITION, SBATCH_QOS, SBATCH_TIMELIMIT, ...: read by sbatch, as its options of that name
 #SBATCH --job-name=llmft-precision
@@ -36,8 +35,8 @@ cd "$root" || exit 2
 
 load_site
 find_ranks
-training_settings
+study_settings
 set_mpi_environment
-precisions=${LLMFT_PRECISIONS:-fp32 tf32 fp16 bf16}
+precisions=${LLMFT_PRECISIONS:-bf16 fp32 fp16 tf32}
 [ "${LLMFT_FP8:-0}" != 1 ] || precisions+=" fp8"
 run_grid "${LLMFT_STRATEGY:-ddp}" "$precisions" "${LLMFT_RANKS:-$RANKS}" "$@"

@@ -33,6 +33,7 @@ cd "$root" || exit 2
 load_site
 find_ranks
 training_settings
+need_data
 output=${LLMFT_OUTPUT:-$(config_value output)}
 [ -n "$output" ] || fail "LLMFT_OUTPUT: not set, and $LLMFT_CONFIG has no 'output:'; give the run's folder"
 set_mpi_environment
@@ -40,5 +41,6 @@ set_mpi_environment
 ranks=${LLMFT_RANKS:-$RANKS}
 check_ranks "$ranks"
 say "$output: $ranks rank(s)"
-train_ranks "$ranks" "$output" "${OPTIONS[@]}" ${LLMFT_STRATEGY:+--strategy "$LLMFT_STRATEGY"} \
+train_ranks "$ranks" "$output" "$RESULTS/benchmarks.csv" "${OPTIONS[@]}" --data "$LLMFT_DATA" \
+  ${LLMFT_ADAPTER_RANK:+--adapter-rank "$LLMFT_ADAPTER_RANK"} ${LLMFT_STRATEGY:+--strategy "$LLMFT_STRATEGY"} \
   ${LLMFT_PRECISION:+--precision "$LLMFT_PRECISION"} ${LLMFT_STEPS:+--steps "$LLMFT_STEPS"} "$@"

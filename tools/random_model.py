@@ -1,7 +1,15 @@
-"""Models with random weights, tokenizers and samples for checks of machines, without torch and without downloads."""
+#!/usr/bin/env python3
+"""Models with random weights, tokenizers and samples for checks of machines, without torch and without downloads.
+
+  random_model.py --model gpu/model                                     Llama 3.2-1B's shape; --tiny: four small layers
+  random_model.py --samples gpu/fixed.jsonl --count 4000 --length 512   512 tokens each
+  random_model.py --samples gpu/real.jsonl --count 8000                 of OpenOrca's lengths: lognormal, median 320, at most 2048
+"""
+import argparse
 import array
 import json
 import math
+import pathlib
 import random
 import struct
 
@@ -87,12 +95,41 @@ def make_tokenizer(folder, vocab):
                   "vocab": entries, "merges": []}}))
 
 
-def write_samples(path, count, length):
-    """length tokens each: 24 of the template, the rest one a letter; 45 % of all are supervised."""
+def openorca_length():
+    """Of a sample; peers are timed on the same distribution (tools/peers/train_bench.py)."""
+    return min(max(int(math.exp(random.gauss(math.log(320), 0.75))), 40), 2048)
+
+
+def write_samples(path, count, length=None):
+    """length tokens each (None: of OpenOrca's lengths): 24 of the template, the rest one a letter; 45 % of all are supervised."""
     random.seed(2)
-    answer = int(0.45 * length)
+    lengths = [length or openorca_length() for _ in range(count)]
     words = lambda n: "".join(random.choices("abcdefghijklmnopqrstuvwxyz ", k=n - 1)).strip().ljust(n, "x")
     with open(path, "w") as f:
-        for i in range(count):
+        for i, length in enumerate(lengths):
+            answer = int(0.45 * length)
             f.write(json.dumps({"id": str(i), "system_prompt": "", "question": words(length - answer - 24),
                                 "response": words(answer)}) + "\n")
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--model", type=pathlib.Path, metavar="FOLDER", help="for the model and its tokenizer")
+    p.add_argument("--tiny", action="store_true", help="a model of four small layers")
+    p.add_argument("--samples", type=pathlib.Path, metavar="FILE", help="for samples, as JSON lines")
+    p.add_argument("--count", type=int, default=4000, help="of samples (4000)")
+    p.add_argument("--length", type=int, help="tokens of each (OpenOrca's lengths)")
+    a = p.parse_args()
+    if not (a.model or a.samples):
+        p.error("nothing to make: give --model, --samples or both")
+    if a.length is not None and a.length < 40:
+        p.error(f"--length {a.length}: the template alone takes 24 tokens; give 40 or more")
+    if a.model:
+        make_model(a.model, a.tiny)
+    if a.samples:
+        a.samples.parent.mkdir(parents=True, exist_ok=True)
+        write_samples(a.samples, a.count, a.length)
+
+
+if __name__ == "__main__":
+    main()

@@ -492,6 +492,7 @@ void Trainer::end_of_run(bool early) {
   folder_.leave_steps();
   if (profile_) profile_->report(o_.output, process_.is_root());
   save();
+  if (o_.measure_only) state_.seconds = seconds_before_ + session_.seconds();  // else as saved
   fs::path output = o_.output;
   if (!o_.measure_only) {
     rank_.llama.reset();  // gathering whole weights may take the room of its activations

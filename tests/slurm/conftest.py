@@ -21,6 +21,10 @@ ON_FOUR_NODES = ("--nodes=4", "--ntasks-per-node=1", "--gpus-per-node=0", "--cpu
 # A step of the tiny model in a few hundredths of a second.
 TINY = ("--pack-tokens", "256", "--validation.packs", "1", "--report.timing_warmup", "1")
 
+# A study of as few cells as its axes allow.
+STUDIES = ("precision_study.sh", "scaling_ddp.sh", "scaling_fsdp.sh")
+SMALLEST = {"modes": "lora", "lengths": "packed", "repeats": 1}
+
 
 def why_not():
     if os.geteuid() != 0:
@@ -141,13 +145,14 @@ class Clone:
     def __init__(self, cluster, folder, program):
         self.cluster, self.folder = cluster, folder
         folder.mkdir()
-        for name in ("slurm", "inputs", "postprocess"):
+        for name in ("slurm", "inputs", "postprocess", "tools"):
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         (folder / "llmft").symlink_to(program)
         (folder / ".venv").symlink_to(ROOT / ".venv")
 
     def submit(self, script, *args, options=ON_FOUR_NODES, cwd=None, **settings):
         """sbatch OPTIONS slurm/SCRIPT ARGS, with LLMFT_ settings in lower case without the prefix; others as they are."""
+        settings = (SMALLEST if script in STUDIES else {}) | settings
         env = {k if k.isupper() else f"LLMFT_{k.upper()}": str(v) for k, v in settings.items()}
         cwd = cwd or self.folder
         done = subprocess.run(["sbatch", "--parsable", *options, str(self.folder / "slurm" / script), *map(str, args)],
@@ -222,7 +227,8 @@ def fake(cluster, place):
     fake = Clone(cluster, place / "fake", HERE / "fake_llmft.sh")
     (fake.folder / "models/Llama-3.2-1B-Instruct").mkdir(parents=True)
     (fake.folder / "models/Llama-3.2-1B-Instruct/config.json").write_text("{}")
-    (fake.folder / "shards/openorca").mkdir(parents=True)
-    (fake.folder / "shards/openorca/manifest.json").write_text("{}")
+    for name in ("openorca", "openorca-512"):
+        (fake.folder / "shards" / name).mkdir(parents=True)
+        (fake.folder / "shards" / name / "manifest.json").write_text("{}")
     (fake.folder / ".venv").unlink()
     return fake

@@ -54,7 +54,7 @@ def test_scaling_of_ddp_and_fsdp(clone, preprocessed):
     assert "3 cells run, 0 finished before, 0 failed" in fsdp.wait()
     table = clone.table("results/scaling")
     assert [(row["strategy"], row["ranks"], row["nodes"], row["precision"], row["batch_packs"], row["steps"]) for row in table] == [
-        (strategy, n, n, "bf16", str(2 * int(n)), "3") for strategy in ("ddp", "fsdp") for n in ("1", "2", "4")]
+        (strategy, n, n, "bf16", str(int(n)), "3") for strategy in ("ddp", "fsdp") for n in ("1", "2", "4")]
     assert figures(clone, "results/scaling") >= {*FIGURES_OF["ddp"], *FIGURES_OF["fsdp"], "DDP_VS_FSDP", "speedup_plot", "loss_curves"}
 
     again = clone.submit("scaling_ddp.sh", *TINY, python="./no-python", **study)
@@ -63,11 +63,22 @@ def test_scaling_of_ddp_and_fsdp(clone, preprocessed):
 
 
 def test_precision_study(clone, preprocessed):
-    job = clone.submit("precision_study.sh", *TINY, options=(*ON_FOUR_NODES[1:], "--nodes=2"), steps=3, runs="runs/precision",
-                       results="results/precision", adapter_rank=8, **TRAINING)
-    job.wait()
-    assert [(row["precision"], row["ranks"], row["mode"]) for row in clone.table("results/precision")] == [
-        (precision, "2", "lora") for precision in ("fp32", "tf32", "fp16", "bf16")]
+    fixed = clone.submit("preprocess.sh", "--max-length", 40, "--min-length", 40, "--on-too-long", "truncate", options=("--ntasks-per-node=2",),
+                         validation=0.05, input="inputs/tiny/sample.parquet", tokenizer="inputs/tiny/model", data="shards/tiny-512")
+    fixed.wait()
+    study = TRAINING | dict(steps=3, runs="runs/precision", results="results/precision", adapter_rank=8, modes="lora full",
+                            lengths="fixed packed", eval=1, eval_samples=2, eval_perplexity=8, precisions="bf16 tf32")
+    options = (*ON_FOUR_NODES[1:], "--nodes=2")
+    assert "8 cells run, 0 finished before, 0 failed" in clone.submit("precision_study.sh", *TINY, options=options, **study).wait()
+    table = clone.table("results/precision")
+    cells = [(row["mode"], row["data"], row["precision"], row["ranks"]) for row in table if row["command"] == "train"]
+    assert cells == [(mode, data, precision, "2") for mode in ("lora", "full") for data in ("tiny-512", "tiny")
+                     for precision in ("bf16", "tf32")]
+    scored = [row["run"] for row in table if row["command"] == "eval" and float(row["perplexity"]) > 1 and row["bleu"] and row["rouge_l"]]
+    assert scored == [row["run"] for row in table if row["command"] == "train"]
+    fixed_rows = [row for row in table if row["data"] == "tiny-512"]
+    assert {(row["max_length"], row["sample_length_mean"]) for row in fixed_rows} == {("40", "40")}
+    assert not list((clone.folder / "runs/precision").glob("*/model")) and not list((clone.folder / "runs/precision").glob("*/checkpoints"))
     assert figures(clone, "results/precision") >= {"epoch_time", "throughput", "training_time", "memory_usage", "loss_curves"}
 
 

@@ -127,6 +127,38 @@ def test_rank_counts_and_precisions_can_be_chosen(fake, runs):
     assert sum(name.endswith("-r2") for name in names) == 4
 
 
+def test_the_whole_grid_of_a_study(fake, runs):
+    """sbatch slurm/precision_study.sh as it is: LoRA and full, samples of 512 tokens and of their own lengths, four precisions,
+    three times, the most important ones first."""
+    options = ("--gpus-per-node=0", "--ntasks-per-node=1")
+    job = fake.submit("precision_study.sh", options=options, modes="lora full", lengths="fixed packed", repeats=2, FAKE_FAIL="*-fp16-*full-fixed*")
+    text = job.wait("FAILED", code=1)
+    assert "30 cells run, 0 finished before, 2 failed: runs/llama32_1b-ddp-fp16-x1-full-fixed-" in text
+    order = [line.split("-") for line in (fake.folder / "results/benchmarks.csv").read_text().splitlines()]
+    first = [f"{mode} {lengths} {p}" for mode in ("lora", "full") for lengths in ("fixed", "packed") for p in ("bf16", "fp32", "fp16", "tf32")]
+    assert [f"{w[4]} {w[5]} {w[2]}" for w in order] == 2 * [cell for cell in first if cell != "full fixed fp16"]
+    assert [w[-1] == "r2" for w in order] == 15 * [False] + 15 * [True]
+    again = fake.submit("precision_study.sh", options=options, modes="lora full", lengths="fixed packed", repeats=2)
+    assert "2 cells run, 30 finished before, 0 failed" in again.wait()
+
+
+def test_settings_that_name_no_cell(fake, runs):
+    jobs = [(fake.submit("scaling_ddp.sh", **setting), words) for setting, words in (
+        ({"modes": "lora ful"}, ("LLMFT_MODES", "'ful'", "lora full")), ({"lengths": "512"}, ("LLMFT_LENGTHS", "fixed packed")),
+        ({"precisions": "bf61"}, ("LLMFT_PRECISIONS", "bf61")), ({"rank_counts": "1,2"}, ("LLMFT_RANK_COUNTS", "1,2")),
+        ({"adapter_rank": 0}, ("LLMFT_ADAPTER_RANK", "LLMFT_MODES=full")),
+        ({"lengths": "fixed", "data_fixed": "shards/none"}, ("LLMFT_DATA_FIXED", "shards/none", "--min-length 512")))]
+    for job, words in jobs:
+        is_refused(job, *words)
+    assert not runs.exists()
+
+
+def test_a_budget_leaves_cells_out_and_names_them(fake, runs):
+    text = fake.submit("scaling_ddp.sh", rank_counts="1 2", budget=60, cell_seconds=1000).wait()
+    assert "0 cells run, 0 finished before, 0 failed" in text
+    assert "left out, the budget of 60 s is used up: runs/llama32_1b-ddp-bf16-x1-" in text and "ddp-bf16-x2-" in text
+
+
 def test_fp8_on_request(fake, runs):
     fake.submit("precision_study.sh", fp8=1, options=("--gpus-per-node=0", "--ntasks-per-node=1")).wait()
     precisions = [path.name.split("-")[2] for path in runs.iterdir()]
@@ -148,7 +180,7 @@ def test_a_failed_cell_does_not_stop_the_others_and_is_run_again(fake, runs):
 def test_other_settings_are_other_cells(fake, runs):
     """What was finished with other options, data or config is not taken for this study's."""
     counts = {"rank_counts": "1"}
-    jobs = [fake.submit("scaling_ddp.sh", **counts, **change) for change in ({}, {"steps": 7}, {"adapter_rank": 4}, {"packs_per_rank": 1})]
+    jobs = [fake.submit("scaling_ddp.sh", **counts, **change) for change in ({}, {"steps": 7}, {"adapter_rank": 4}, {"packs_per_rank": 2})]
     jobs.append(fake.submit("scaling_ddp.sh", "--train.lr=1e-3", **counts))
     for job in jobs:
         assert "1 cells run, 0 finished before" in job.wait()
