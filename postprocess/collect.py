@@ -19,6 +19,7 @@ from read import UserError
 
 EXAMPLES = """examples:
   python postprocess/collect.py gpu-runs/report gpu-runs/runs --set model=llama-3.2-1b-random --set data=letters-1024
+  python postprocess/collect.py visit --set model=llama-3.2-1b-random --set data:shards512=letters-512 --set data:shards1024=letters-1024
   python postprocess/collect.py results runs --measured docs/measured
 """
 CELL_TABLES = ("benchmarks.csv", "variants.csv")
@@ -31,6 +32,7 @@ TABLES = {  # name: the columns whose values together are a row's own
     "data.csv": ("data",),
 }
 SMALL = ("run.json", "config.yaml", "steps.csv", "timing.csv", "memory.csv", "profile.csv")
+NAMED = ("model", "data")
 LARGEST = 1 << 20
 
 
@@ -67,7 +69,7 @@ def place(row: Cell) -> tuple:
         row.ranks,
         row.tokens_a_rank,
         row.fixed,
-        round(row.mean_length or 0, -1),
+        round(row.mean_length or 0, -1) if row.fixed else None,
     )
 
 
@@ -126,7 +128,8 @@ class Collector:
                 fields["run"] = names.get(name, name)
             else:
                 fields["run"] = names[name] = self.renamed[key] if key in self.renamed else self.unused(name)
-            fields |= {k: v for k, v in self.changes.items() if row.system == "llmft" or k != "data"}
+            for column in NAMED if row.system == "llmft" else ("model",):
+                fields[column] = new_name(self.changes, column, row.text(column))
             rows.append(Cell(row.where, fields))
             self.rows += 1
 
@@ -208,9 +211,14 @@ class Collector:
 
 def without_folders(text: str, changes: dict[str, str]) -> str:
     text = re.sub(r'^(\w+: ")/[^"]*/([^"/]+)"', r'\1\2"', text, flags=re.M)
-    for key, value in changes.items():
-        text = re.sub(rf'^{key}: ".*"$', f'{key}: "{value}"', text, flags=re.M)
+    for key in NAMED:
+        text = re.sub(rf'^({key}: ")(.*)"$', lambda m, k=key: f'{m[1]}{new_name(changes, k, m[2])}"', text, flags=re.M)
     return text
+
+
+def new_name(changes: dict[str, str], column: str, name: str) -> str:
+    """As --set COLUMN:NAME=... says, else --set COLUMN=..."""
+    return changes.get(f"{column}:{name}", changes.get(column, name))
 
 
 def main(args: list[str] | None = None) -> int:
@@ -223,14 +231,14 @@ def main(args: list[str] | None = None) -> int:
         "--set",
         action="append",
         default=[],
-        metavar="COLUMN=VALUE",
-        help="names that say more than a folder's: model=..., data=... of all rows and runs taken",
+        metavar="COLUMN[:OLD]=NAME",
+        help="names that say more than a folder's: model=..., data=... of all rows and runs taken; data:OLD=... of those called OLD",
     )
     options = parser.parse_args(args)
     try:
         changes = dict(text.split("=", 1) for text in options.set if "=" in text)
-        if len(changes) != len(options.set) or set(changes) - {"model", "data"}:
-            raise UserError(f"--set {' '.join(options.set)}: must be model=NAME or data=NAME")
+        if len(changes) != len(options.set) or {key.split(":")[0] for key in changes} - set(NAMED):
+            raise UserError(f"--set {' '.join(options.set)}: must be model=NAME or data=NAME, or data:OLD=NAME")
         collector = Collector(options.measured, changes)
         # runs before tables: a run's name here is decided when its directory is taken
         for folder in sorted(options.folders, key=lambda f: not read.find_runs(f)):

@@ -69,7 +69,16 @@ def machines(facts: Facts) -> Block:
                 number(len(of_device), "benchmarks.csv", 0),
             ]
         )
-    head = ["device", "most used at once", "power limit", "machine", "versions", "peers", "measured on", "rows"]
+    head = [
+        "device",
+        "most used at once",
+        "power limit (data sheet)",
+        "machine",
+        "versions",
+        "peers",
+        "measured on",
+        "rows",
+    ]
     return table(head, rows, say("Machines of the measurements."), left=1, words=(3, 4, 5, 6))
 
 
@@ -129,7 +138,7 @@ def section(facts: Facts) -> list[Block]:
     out.append(
         Paragraph(
             say(
-                "**Peers** are the same model shape, adapter and tokens in transformers with PEFT, with Liger's kernels, and in Unsloth, run by `tools/peers/`: whole batches of equal length, the last part of each sequence supervised, median step. "
+                "**Peers** are the same model shape, adapter and tokens in transformers with PEFT, with Liger's kernels, and in Unsloth, run by `tools/peers/`: batches of equal length, or of OpenOrca's lengths padded to the longest, the last part of each sequence supervised, median step. "
                 "Where a figure is from another visit than ours it is marked; a peer that was run in several forms is shown by its fastest. Peak memory of peers is what their allocator counts."
             )
         )

@@ -109,7 +109,7 @@ def resources_table(facts: Facts) -> Block:
         head,
         rows,
         say(
-            "The same runs: memory, energy and utilization. MFU counts the FLOPs of a plain step. † not in the same visit."
+            "The same runs: memory, energy and utilization. MFU counts the operations of a plain implementation that computes logits of supervised tokens alone. † not in the same visit."
         ),
         strong=(2,),
     )

@@ -23,24 +23,26 @@ def test_collect(tmp_path):
     shutil.move(visit / "quality", tmp_path / "quality")
     config = visit / "runs/packed/config.yaml"
     config.write_text(
-        'model: "/home/somebody/model"\noutput: "/scratch/x/packed"\n'
-        + config.read_text().replace("model: random-1b\n", "")
+        'model: "/home/somebody/model"\ndata: "/data/real"\noutput: "/scratch/x/packed"\n'
+        + config.read_text().replace("model: random-1b\n", "").replace("data: real\n", "")
     )
     (visit / "runs/packed/checkpoints").mkdir()
     (visit / "runs/packed/checkpoints/large").write_text("x")
     (visit / "comm.txt").write_text(
         "2 ranks, Some GPU\nhead\nall_gather   a layer's weights, bf16     1000   2.5   1.0   0.5\n"
     )
-    done = run("collect.py", visit, "--measured", target, "--set", "model=llama-random")
+    done = run("collect.py", visit, "--measured", target, "--set", "model=llama-random", "--set", "data:real=openorca")
     assert done.returncode == 0, done.stderr
     rows = rows_of(target / "benchmarks.csv")
     assert len(rows) == len(s.cells) and {row["model"] for row in rows} == {"llama-random"}
+    assert {row["data"] for row in rows} == {"letters-512", "letters-1024", "openorca", ""}
     assert len(list((target / "runs").iterdir())) == len(s.runs)
     assert not (target / "runs/packed/checkpoints").exists()
     assert (
         "somebody" not in (target / "runs/packed/config.yaml").read_text()
         and 'output: "packed"' in (target / "runs/packed/config.yaml").read_text()
     )
+    assert 'model: "llama-random"\ndata: "openorca"\n' in (target / "runs/packed/config.yaml").read_text()
     assert rows_of(target / "comm.csv")[-1]["of"] == "a layer's weights, bf16"
 
     first = {path: path.read_bytes() for path in target.rglob("*") if path.is_file()}
