@@ -111,7 +111,9 @@ def times(value: float | None, source: str) -> Num:
 
 
 def gigabytes(value: float | None, source: str) -> Num:
-    return number(value, source, 2 if value is None or value < 99.5e9 else 1, " GB", 1e9)
+    """Published figures have one digit after the point, ours two."""
+    digits = 1 if source.startswith("reference/") or (value or 0) >= 99.5e9 else 2
+    return number(value, source, digits, " GB", 1e9)
 
 
 def ratio(a: float | None, b: float | None) -> float | None:

@@ -3,7 +3,7 @@
 import figures
 from document import Block, Name, Paragraph, Tiles, gigabytes, join, number, percent, say
 from facts import PEERS, Facts
-from report_results import fastest, memory, of, original_words, over, rate
+from report_results import aside, fastest, memory, of, original_words, over, rate
 from style import short_device
 
 
@@ -120,7 +120,7 @@ def tiles(facts: Facts) -> Block:
                 w=original_words(facts),
                 pub=of(published),
                 x=over(mine, published),
-                u=of(unsloth),
+                u=aside(unsloth, of(unsloth)),
                 y=over(mine, unsloth),
             ),
         ),

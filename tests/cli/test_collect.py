@@ -5,7 +5,7 @@ import pathlib
 import shutil
 
 import study
-from study import run
+from study_files import run, write_table
 
 import measured
 import reference
@@ -72,7 +72,7 @@ def test_a_transcribed_row_gives_way(tmp_path):
         run="old", time_utc="2026-01-01", tokens_per_s=1, source="transcribed", config_hash="", host=""
     )
     lonely = old | dict(run="lonely", adapter_rank=99)
-    study.write_table(target / "benchmarks.csv", [old, lonely])
+    write_table(target / "benchmarks.csv", [old, lonely])
     done = run("collect.py", s.write(tmp_path / "visit"), "--measured", target)
     assert done.returncode == 0 and "1 transcribed rows replaced" in done.stdout, done.stderr
     names = [row["run"] for row in rows_of(target / "benchmarks.csv")]

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 import study
-from study import run
+from study_files import H100, ROOT, run
 
-sys.path.insert(0, str(study.ROOT / "postprocess"))
+sys.path.insert(0, str(ROOT / "postprocess"))
 import document  # noqa: E402
 import measured  # noqa: E402
 import reference  # noqa: E402
@@ -113,7 +113,7 @@ def test_what_is_missing_reads_so(tmp_path):
 
 
 def test_sentences_follow_the_numbers(tmp_path):
-    said = lambda facts: " ".join(plain(t) for t in report_scaling.findings(facts, study.H100))  # noqa: E731
+    said = lambda facts: " ".join(plain(t) for t in report_scaling.findings(facts, H100))  # noqa: E731
     s = study.Study()
     facts = s.facts(tmp_path / "a")
     assert "FSDP uses less memory than DDP on every rank" in said(facts)
@@ -129,7 +129,7 @@ def test_sentences_follow_the_numbers(tmp_path):
             row["samples_per_s"] /= 4
     facts = s.facts(tmp_path / "b")
     assert "FSDP does **not** use less memory than DDP" in " ".join(
-        str(p) for t in report_scaling.findings(facts, study.H100) for p in t
+        str(p) for t in report_scaling.findings(facts, H100) for p in t
     )
     assert "FSDP is at least as fast as DDP wherever both were measured" in said(facts)
     assert "slower than the published 81.5" in plain(report_first.abstract(facts)[0].text)
@@ -214,9 +214,9 @@ def test_a_reference_without_a_source_is_refused(tmp_path):
 
 def test_the_committed_report_is_that_of_the_committed_measurements(tmp_path):
     """`make report` was run after docs/measured or postprocess/ changed."""
-    done = run("report.py", "--measured", study.ROOT / "docs/measured", "--out", tmp_path)
+    done = run("report.py", "--measured", ROOT / "docs/measured", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     for name in ("report.md", "report.html", "slides.html"):
-        assert (tmp_path / name).read_bytes() == (study.ROOT / "docs" / name).read_bytes(), (
+        assert (tmp_path / name).read_bytes() == (ROOT / "docs" / name).read_bytes(), (
             f"docs/{name} is old: run 'make report'"
         )

@@ -2,7 +2,7 @@
 
 import pytest
 import study
-from study import run
+from study_files import COLUMNS, run
 
 import check as check_module
 import checks
@@ -43,7 +43,7 @@ def test_a_check_can_fail(tmp_path, check):
     assert bad.passed is False and "FAILED" in "".join(str(p) for p in check_module.outcome(bad))
     few = study.Study()
     few.cells, few.variants, few.runs, few.quality, few.quality_runs = {}, {}, {}, [], {}
-    few.cells["a"] = dict.fromkeys(study.COLUMNS, "") | dict(
+    few.cells["a"] = dict.fromkeys(COLUMNS, "") | dict(
         run="a", command="train", precision="bf16", strategy="none", mode="lora", ranks=1
     )
     assert check(few.facts(tmp_path / "none")).passed is None, "nothing to look at is not a pass"
