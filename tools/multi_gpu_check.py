@@ -302,7 +302,7 @@ class Check:
             self.train(f"{kind}-bf16-grad_op-{n}", n, n, ["--strategy", "fsdp", "--fsdp-mode", "shard_grad_op", *options], cell=False)
             self.share(f"{kind}-bf16-grad_op-{n}", base, n)
             if self.args.device == "cuda":
-                for key, value in (("LLMFT_OVERLAP_CTAS", "8"), ("LLMFT_OVERLAP_CTAS", "16"), ("NCCL_MAX_CTAS", "8")):
+                for key, value in (("LLMFT_PEER_COPIES", "0"), ("NCCL_MAX_CTAS", "8")):
                     name = f"{kind}-bf16-fsdp-{key.lower()}-{value}-{n}"
                     self.train(name, n, n, ["--strategy", "fsdp", *options], cell=False, env={key: value})
                     self.share(name, base, n)

@@ -72,10 +72,6 @@ class ProfiledComm final : public Comm {
   std::unique_ptr<Comm> split(int colour) override {
     return std::make_unique<ProfiledComm>(inner_->split(colour), device_);
   }
-  std::unique_ptr<Comm> beside() override {
-    auto other = inner_->beside();
-    return other == nullptr ? nullptr : std::make_unique<ProfiledComm>(std::move(other), device_);
-  }
   std::unique_ptr<PeerMemory> share(const std::vector<Tensor>& shards) override {
     auto memory = inner_->share(shards);
     return memory == nullptr ? nullptr : std::make_unique<ProfiledPeerMemory>(std::move(memory), device_);

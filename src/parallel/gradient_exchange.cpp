@@ -21,7 +21,6 @@ void GradientExchange::add_block(const ShardMap& map, int kind) {
   int64_t copies = copies_ == nullptr ? 1 : copies_->size();
   check(reduction_ == Reduction::fast || map.shard % copies == 0, "more copies than a slice has pieces");
   s.tree = std::make_unique<GradientTree>(ops_, map.shard / copies);
-  if (last_ < 0 && map.numel != 0) last_ = static_cast<int>(blocks_.size());
   blocks_.push_back(std::move(s));
 }
 
@@ -77,16 +76,15 @@ void GradientExchange::send() {
       part.arriving = pool_.take(s.slice.bytes());
     group.parts.push_back(std::move(part));
   }
-  bool nothing_follows = std::find(waiting_.begin(), waiting_.end(), last_) != waiting_.end();
-  Comm& comm = beside_ == nullptr || nothing_follows ? shards_ : *beside_;
   const char* name = reduction_ == Reduction::tree ? "all_to_all" : "reduce_scatter";
-  group.sum = comm.start_together(name, waiting_bytes_, [&] {
+  group.sum = shards_.start_together(name, waiting_bytes_, [&] {
     for (Part& part : group.parts) {
       State& s = at(part.block);
       if (reduction_ == Reduction::tree)
-        comm.start_all_to_all(flat(s.opened), flat(part.arriving));
+        shards_.start_all_to_all(flat(s.opened), flat(part.arriving));
       else
-        comm.start_reduce_scatter(flat(s.opened), flat(part.arriving.bytes() == 0 ? s.slice : part.arriving));
+        shards_.start_reduce_scatter(flat(s.opened),
+                                     flat(part.arriving.bytes() == 0 ? s.slice : part.arriving));
     }
   });
   for (Part& part : group.parts) {

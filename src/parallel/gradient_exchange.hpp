@@ -18,10 +18,9 @@ namespace llmft {
 
 class GradientExchange {
  public:
-  // shards: the ranks that hold the slices; beside: the same for what the backward pass can hide, or null;
-  // copies: the ranks with the same slice (hsdp), or null.
-  GradientExchange(Ops& ops, Comm& shards, Comm* beside, Comm* copies, Reduction reduction, Pool& pool)
-      : ops_(ops), shards_(shards), beside_(beside), copies_(copies), reduction_(reduction), pool_(pool) {}
+  // shards: the ranks that hold the slices; copies: the ranks with the same slice (hsdp), or null.
+  GradientExchange(Ops& ops, Comm& shards, Comm* copies, Reduction reduction, Pool& pool)
+      : ops_(ops), shards_(shards), copies_(copies), reduction_(reduction), pool_(pool) {}
 
   // In block order, before the first step. kind: of equal layout. Blocks without trained parameters too.
   void add_block(const ShardMap& map, int kind);
@@ -77,13 +76,11 @@ class GradientExchange {
 
   Ops& ops_;
   Comm& shards_;
-  Comm* beside_;
   Comm* copies_;
   Reduction reduction_;
   Pool& pool_;
   std::vector<State> blocks_;
   size_t group_bytes_ = 0;
-  int last_ = -1;             // the block that the backward pass ends with
   std::vector<int> waiting_;  // to be sent
   size_t waiting_bytes_ = 0;
   std::deque<Group> travelling_;

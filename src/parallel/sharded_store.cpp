@@ -29,9 +29,8 @@ class ShardedStore final : public ParamStore {
         group_(context.comm.size() == group ? nullptr : context.comm.split(context.comm.rank() / group)),
         copies_(group_ == nullptr ? nullptr : context.comm.split(context.comm.rank() % group)),
         shards_(group_ == nullptr ? context.comm : *group_),
-        beside_(shards_.beside()),
         pool_(c_.ops.device(), shards_, MemoryPart::gathered),
-        gradients_(c_.ops, shards_, beside_.get(), copies_.get(), c_.reduction, pool_) {
+        gradients_(c_.ops, shards_, copies_.get(), c_.reduction, pool_) {
     std::vector<int> kinds = count_kinds();
     for (int b = 0; b < c_.tensors.block_count(); ++b) build(b, kinds[static_cast<size_t>(held_.size())]);
     gradients_.plan(c_.tensors.full_fine_tuning() ? GradientExchange::Amount::weights
@@ -270,9 +269,8 @@ class ShardedStore final : public ParamStore {
       Tensor whole = flat(slot->buffer, compute);
       wait_for(*slot);  // if what was in it was never used, it may still be arriving, from elsewhere
       slot->copied = published_ && peers_ != nullptr;
-      Comm& comm = ahead && beside_ != nullptr ? *beside_ : shards_;
       slot->gathering = slot->copied ? peers_->start_gather(static_cast<size_t>(h.shared), whole)
-                                     : comm.start_all_gather(flat(slice, compute), whole);
+                                     : shards_.start_all_gather(flat(slice, compute), whole);
       slot->block = block;
     }
     if (ahead && slot->leases == 0) slot->expected = true;
@@ -368,7 +366,6 @@ class ShardedStore final : public ParamStore {
   std::unique_ptr<Comm> group_,
       copies_;  // hsdp: the ranks of this copy; those with this slice of other copies
   Comm& shards_;
-  std::unique_ptr<Comm> beside_;  // shards_ for what runs beside the device's work; null: shards_ itself
   Pool pool_;
   GradientExchange gradients_;
   std::map<int, int> blocks_of_kind_;

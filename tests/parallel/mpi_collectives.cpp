@@ -219,7 +219,6 @@ void check_device(Device& device) {
   CHECK(halves->size() == (process.size() + 1 - process.rank() % 2) / 2);
   CHECK(halves->rank() == process.rank() / 2);
   Collectives(device, *halves).run_all();
-  if (std::unique_ptr<Comm> beside = comm->beside()) Collectives(device, *beside).run_all();
   Comm::Exposed exposed = comm->exposed();
   if (process.size() > 1) CHECK(exposed.waits > 0);
   CHECK(exposed.seconds >= 0);

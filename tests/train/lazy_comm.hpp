@@ -46,7 +46,6 @@ class LazyComm final : public llmft::Comm {
   std::unique_ptr<llmft::Comm> split(int colour) override {
     return std::unique_ptr<llmft::Comm>(new LazyComm(comm_->split(colour), queue_));
   }
-  std::unique_ptr<llmft::Comm> beside() override { return split(0); }
 
  private:
   struct Queue {  // of all parts: collectives are done in the order of the calls

@@ -73,9 +73,6 @@ class Comm {
 
   // Collective: the ranks that give the same colour, in the order of their ranks here. Must not outlive this.
   virtual std::unique_ptr<Comm> split(int colour) = 0;
-  // The same ranks, for collectives that run beside the device's own work and are to take less of the device
-  // for it than these, at the price of speed; null: these do. Collective. Must not outlive this.
-  virtual std::unique_ptr<Comm> beside() { return nullptr; }
   // Lets the ranks read each other's shards (peer_memory.hpp), as many and of the same sizes on each; null:
   // they cannot. Collective. It must not outlive this or the shards.
   virtual std::unique_ptr<PeerMemory> share(const std::vector<Tensor>& shards);

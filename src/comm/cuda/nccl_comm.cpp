@@ -26,9 +26,7 @@ ncclDataType_t nccl_type(DType type) {
 
 class NcclComm final : public Comm {
  public:
-  // most_blocks: of threads, each on a multiprocessor, that a collective may take; 0: NCCL's choice.
-  NcclComm(std::shared_ptr<Line> line, MPI_Comm ranks, int most_blocks = 0)
-      : line_(std::move(line)), mpi_(ranks), most_blocks_(most_blocks) {
+  NcclComm(std::shared_ptr<Line> line, MPI_Comm ranks) : line_(std::move(line)), mpi_(ranks) {
     MPI_Comm_rank(mpi_, &rank_);
     MPI_Comm_size(mpi_, &size_);
     connect();
@@ -129,17 +127,7 @@ class NcclComm final : public Comm {
   std::unique_ptr<Comm> split(int colour) override {
     MPI_Comm part = MPI_COMM_NULL;
     MPI_Comm_split(mpi_, colour, rank_, &part);
-    return std::make_unique<NcclComm>(line_, part, most_blocks_);
-  }
-  std::unique_ptr<Comm> beside() override {
-    const char* text = std::getenv("LLMFT_OVERLAP_CTAS");
-    if (text == nullptr || *text == '\0') return nullptr;
-    auto blocks = parse_int(text);
-    if (!blocks || *blocks < 1 || *blocks > 64)
-      user_error("LLMFT_OVERLAP_CTAS={}: not a number from 1 to 64; give one, or unset it", text);
-    MPI_Comm same = MPI_COMM_NULL;
-    MPI_Comm_dup(mpi_, &same);
-    return std::make_unique<NcclComm>(line_, same, static_cast<int>(*blocks));
+    return std::make_unique<NcclComm>(line_, part);
   }
 
   std::unique_ptr<PeerMemory> share(const std::vector<Tensor>& shards) override {
@@ -155,7 +143,6 @@ class NcclComm final : public Comm {
     MPI_Bcast(&id, sizeof id, MPI_BYTE, 0, mpi_);
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.blocking = 0;
-    if (most_blocks_ > 0) config.maxCTAs = most_blocks_;
     check_result(api.CommInitRankConfig(&comm_, size_, id, rank_, &config));
     Stopwatch watch;
     while (state() == ncclInProgress) {
@@ -207,7 +194,6 @@ class NcclComm final : public Comm {
   MPI_Comm mpi_;
   int rank_ = 0;
   int size_ = 1;
-  int most_blocks_ = 0;
   bool grouping_ = false;
   ncclComm_t comm_ = nullptr;
 };
