@@ -594,7 +594,9 @@ TrainEnd Trainer::run() {
   if (interrupted_ && state_.step < schedule_.total_steps) {
     save();
     folder_.leave_requeue_mark(state_.step);
-    log::info("stopped by a signal after step {}; checkpoint written, go on with --resume", state_.step);
+    log::info("stopped by a signal after step {}; {}", state_.step,
+              o_.measure_only ? "--measure-only writes no checkpoint, started again it begins anew"
+                              : "checkpoint written, go on with --resume");
     return TrainEnd::interrupted;
   }
   if (early) log::info("stopped early: no better validation loss {} times in a row", state_.bad_validations);

@@ -94,8 +94,10 @@ def test_a_budget_leaves_out_what_does_not_fit_and_ends_what_runs(settings):
     assert done.returncode == 0 and "cut off, the budget of 5 s is used up" in done.stderr
 
 
-def test_stopped_it_ends_and_goes_on(settings):
-    settings |= {"KEEP": 1, "STEPS": 400}
+@pytest.mark.parametrize("keep", [0, 1], ids=["measured", "kept"])
+def test_stopped_it_ends_and_goes_on(settings, keep):
+    """Where nothing is kept, there is no checkpoint: the cell begins anew."""
+    settings |= {"KEEP": keep, "STEPS": 300}
     process = subprocess.Popen([STUDY], env=environment(settings), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
                                start_new_session=True)
     folder = pathlib.Path(settings["RUNS"])
@@ -108,10 +110,10 @@ def test_stopped_it_ends_and_goes_on(settings):
     assert "started again, it goes on" in process.stderr.read()
     done = study(settings)
     assert done.returncode == 0 and "1 cells run, 0 finished before, 0 failed" in done.stderr, done.stderr
-    assert "resuming after step" in done.stderr
+    assert ("resuming after step" in done.stderr) == (keep == 1)
     [run] = folder.iterdir()
     steps = [int(row["step"]) for row in csv.DictReader((run / "steps.csv").open())]
-    assert steps == list(range(1, 401))
+    assert steps == list(range(1, 301))
 
 
 @pytest.mark.parametrize(("change", "words"), [
