@@ -12,7 +12,7 @@ constexpr const char* kHelp =
 Perplexity over the supervised tokens; corpus BLEU (as sacrebleu: 13a) and ROUGE-1, -2 and -L (as rouge_score, without a
 stemmer) of the answers to the first --samples prompts against the data's. With --adapter both are asked in the same
 batches from one set of weights, and the table has 95 % bootstrap intervals, the difference and a paired test's p.
-<output> gets eval.csv, answers.jsonl, answers.md (side by side) and run.json (docs/formats.md);
+<output> gets eval.csv, samples.csv, answers.jsonl, answers.md (side by side) and run.json (docs/formats.md);
 'python postprocess/eval_plot.py <output>' draws it. With --results the scores also go into the table of runs, as a row
 "eval" of the run that made the adapter or the model.
 

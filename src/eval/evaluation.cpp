@@ -217,6 +217,40 @@ void add_to_table(const EvalOptions& o, const Process& process, const RunReport&
   }
 }
 
+// What each sample adds to the scores, so that other programs can resample them, and compare evaluations.
+std::string samples_table(const std::vector<Line>& lines, const ShardSet& shards, int systems) {
+  auto find = [&](const char* name) -> const Line* {
+    auto found = std::find_if(lines.begin(), lines.end(), [&](const Line& l) { return l.name == name; });
+    return found == lines.end() ? nullptr : &*found;
+  };
+  const Line *perplexity = find("perplexity"), *bleu = find("BLEU"), *rouge_l = find("ROUGE-L");
+  auto field = [](const Line* line, int s, int64_t row, int64_t column) -> std::string {
+    if (line == nullptr || row >= line->systems[s].size()) return "";
+    const Metric& m = line->systems[s];
+    return number(m.samples[static_cast<size_t>(row * m.width + column)]);
+  };
+  constexpr const char* kCounts[] = {"bleu_hypothesis", "bleu_reference", "bleu_match_1", "bleu_match_2",
+                                     "bleu_match_3",    "bleu_match_4",   "bleu_total_1", "bleu_total_2",
+                                     "bleu_total_3",    "bleu_total_4"};
+  static_assert(std::size(kCounts) == std::tuple_size_v<BleuCounts>);
+  int64_t rows = std::max(perplexity != nullptr ? perplexity->systems[0].size() : 0,
+                          bleu != nullptr ? bleu->systems[0].size() : 0);
+  std::string out;
+  for (int64_t i = 0; i < rows; ++i)
+    for (int s = 0; s < systems; ++s) {
+      std::vector<CsvColumn> columns{{"row", std::to_string(shards.row(static_cast<uint64_t>(i)))},
+                                     {"system", kSystems[s]},
+                                     {"loss_sum", field(perplexity, s, i, 0)},
+                                     {"supervised_tokens", field(perplexity, s, i, 1)},
+                                     {"rouge_l", field(rouge_l, s, i, 0)}};
+      for (size_t c = 0; c < std::size(kCounts); ++c)
+        columns.push_back({kCounts[c], field(bleu, s, i, static_cast<int64_t>(c))});
+      if (out.empty()) out = csv_header(columns) + "\n";
+      out += csv_row(columns) + "\n";
+    }
+  return out;
+}
+
 }  // namespace
 
 void run_evaluation(const Process& process, const EvalOptions& o, const std::string& config_yaml) {
@@ -280,6 +314,7 @@ void run_evaluation(const Process& process, const EvalOptions& o, const std::str
   make_writable_folder(output);
   write_file_atomic(output / "config.yaml", config_yaml);
   write_answers(output, answers, shards, systems);
+  write_file_atomic(output / "samples.csv", samples_table(lines, shards, systems));
   write_file_atomic(output / "eval.csv", results.csv);
   RunReport report;
   report.command = "eval";

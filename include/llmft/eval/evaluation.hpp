@@ -45,9 +45,9 @@ std::optional<Precision> precision_of(const std::string& name);
 ModelSource model_source(const Process& process, DeviceChoice device, const std::string& precision,
                          int64_t threads);
 
-// Collective. Rank 0 prints the table and writes <output>/eval.csv, answers.jsonl, answers.md, run.json and
-// config.yaml; with `results`, rows "eval" and, of the model under an adapter, "eval-base" go into that
-// table. UserError: as LoadedModel's and ShardSet's; an output folder that has results already.
+// Collective. Rank 0 prints the table and writes <output>/eval.csv, samples.csv, answers.jsonl, answers.md,
+// run.json and config.yaml; with `results`, rows "eval" and, of the model under an adapter, "eval-base" go
+// into that table. UserError: as LoadedModel's and ShardSet's; an output folder that has results already.
 void run_evaluation(const Process& process, const EvalOptions& options, const std::string& config_yaml);
 
 }  // namespace llmft
