@@ -15,7 +15,7 @@ export OMPI_MCA_btl ?= self,vader
 SOURCES = $(shell git ls-files -co --exclude-standard 'src/*.cpp' 'src/*.hpp' 'include/*.hpp' 'tests/*.cpp' 'tests/*.hpp' 'bench/*.cpp' 'src/*.cu' 'src/*.cuh')
 
 .DEFAULT_GOAL := build
-.PHONY: help bundle deps configure build demo study test test-all test-asan bench plots lint format tidy clean
+.PHONY: help bundle deps configure build demo study test test-all test-asan bench plots quality lint format tidy clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | awk -F'|' '{printf "  make %-10s  %s\n", $$1, $$2}'
@@ -56,6 +56,9 @@ bench: deps ## build and run the benchmarks
 
 plots: deps ## draw the plots from results/benchmarks.csv and runs/ into results/
 	@$(PYTHON) postprocess/plots.py --benchmarks results/benchmarks.csv --runs runs --out results
+
+quality: build ## is fine-tuning worth it in every precision? trains, evaluates and judges the tiny model: minutes on 2 cores
+	@$(PYTHON) tools/quality.py
 
 .PHONY: report
 MEASURED ?= docs/measured

@@ -28,7 +28,7 @@ def read_samples(path, system="base"):
             lines = [line for line in csv.DictReader(file) if line["system"] == system]
         rows = [int(line["row"]) for line in lines]
         counts = np.array([[float(line[name]) for name in COLUMNS] + [1.0] for line in lines])
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: is no table of samples with all scores ({error}); make it with 'llmft eval --samples -1'") from None
     if not rows:
         raise UserError(f"{path}: has no samples of system '{system}'")

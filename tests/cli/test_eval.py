@@ -106,6 +106,22 @@ def test_table_intervals_and_paired_test(both):
     assert page.count("**Base**") == page.count("**Adapter**") == SAMPLES
 
 
+def test_samples_add_up_to_the_scores(both):
+    _, output = both
+    rows = list(csv.DictReader((output / "samples.csv").open()))
+    for system in ("base", "adapter"):
+        own = [row for row in rows if row["system"] == system]
+        total = lambda column: sum(float(row[column]) for row in own if row[column])
+        assert math.exp(total("loss_sum") / total("supervised_tokens")) == pytest.approx(float(table(output)["perplexity", system]["value"]), rel=1e-12)
+        answered = [row for row in own if row["rouge_l"]]
+        assert [int(row["row"]) for row in answered] == [row["row"] for row in answers(output)]
+        assert 100 * total("rouge_l") / SAMPLES == pytest.approx(float(table(output)["ROUGE-L", system]["value"]), rel=1e-12)
+        score = sacrebleu.BLEU().corpus_score([row[system]["text"] for row in answers(output)], [[row["reference"] for row in answers(output)]])
+        assert [total(f"bleu_match_{n}") for n in (1, 2, 3, 4)] == score.counts
+        assert [total(f"bleu_total_{n}") for n in (1, 2, 3, 4)] == score.totals
+        assert [total("bleu_hypothesis"), total("bleu_reference")] == [score.sys_len, score.ref_len]
+
+
 def test_ranks_agree(both, evaluate, trained):
     _, output = both
     done, again = evaluate("--adapter", trained.path / "adapter", ranks=3)
