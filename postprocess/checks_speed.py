@@ -22,7 +22,7 @@ def fsdp_memory(facts: Facts) -> Check:
     for fsdp in facts.scaled:
         if fsdp.system != "llmft" or fsdp.strategy != "fsdp":
             continue
-        same = ("device", "mode", "precision", "ranks", "tokens", "system")
+        same = ("device", "mode", "precision", "ranks", "tokens", "system", "program")
         for ddp in facts.scaled:
             if ddp.strategy != "ddp" or any(getattr(ddp, k) != getattr(fsdp, k) for k in same):
                 continue

@@ -33,6 +33,7 @@ TABLES = {  # name: the columns whose values together are a row's own
 }
 SMALL = ("run.json", "config.yaml", "steps.csv", "timing.csv", "memory.csv", "profile.csv")
 NAMED = ("model", "data")
+SETTABLE = (*NAMED, "commit")
 LARGEST = 1 << 20
 
 
@@ -82,6 +83,7 @@ class Collector:
         self.seen = {(path / "run.json").read_bytes() for path in read.find_runs(measured / "runs")}
         self.names |= {path.name for path in read.find_runs(measured / "runs")}
         self.renamed: dict[tuple[str, str, str], str] = {}  # (name, config hash, device): name here
+        self.commits: dict[str, str] = {}  # by name here
         self.rows = self.copied = self.dropped = 0
 
     def unused(self, name: str) -> str:
@@ -102,6 +104,7 @@ class Collector:
             self.seen.add((path / "run.json").read_bytes())
             name = self.unused(run.name)
             self.renamed[run.name, str(run.report.get("config_hash", "")), str(run.report.get("device", ""))] = name
+            self.commits[name] = str((run.report.get("build") or {}).get("git") or "")
             target = self.measured / "runs" / name
             target.mkdir()
             for file in (path / small for small in SMALL if (path / small).is_file()):
@@ -121,13 +124,14 @@ class Collector:
             if identity(row) in known:
                 continue
             known.add(identity(row))
-            fields = dict(row.fields)
+            fields = dict(row.fields) | {"commit": row.text("commit") or self.changes.get("commit", "")}
             name = row.text("run")
             key = (name, row.text("config_hash"), row.device)
             if row.text("command") in SCORES:
                 fields["run"] = names.get(name, name)
             else:
                 fields["run"] = names[name] = self.renamed[key] if key in self.renamed else self.unused(name)
+                fields["commit"] = self.commits.get(fields["run"], fields["commit"])
             for column in NAMED if row.system == "llmft" else ("model",):
                 fields[column] = new_name(self.changes, column, row.text(column))
             rows.append(Cell(row.where, fields))
@@ -237,8 +241,8 @@ def main(args: list[str] | None = None) -> int:
     options = parser.parse_args(args)
     try:
         changes = dict(text.split("=", 1) for text in options.set if "=" in text)
-        if len(changes) != len(options.set) or {key.split(":")[0] for key in changes} - set(NAMED):
-            raise UserError(f"--set {' '.join(options.set)}: must be model=NAME or data=NAME, or data:OLD=NAME")
+        if len(changes) != len(options.set) or {key.split(":")[0] for key in changes} - set(SETTABLE):
+            raise UserError(f"--set {' '.join(options.set)}: must be model=, data= or commit=NAME, or data:OLD=NAME")
         collector = Collector(options.measured, changes)
         # runs before tables: a run's name here is decided when its directory is taken
         for folder in sorted(options.folders, key=lambda f: not read.find_runs(f)):

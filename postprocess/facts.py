@@ -1,13 +1,12 @@
 """What follows from the measurements: medians at each setting, ratios, scaling. No words, no rounding; None: not measured."""
 
 import dataclasses
-import datetime
 import functools
 
 from facts_quality import QualityFacts
 from facts_runs import RunFacts
 from facts_scaling import ScalingFacts
-from measured import Cell, Measured, Row, Stat, stat
+from measured import Cell, Measured, Row, Stat, same_visit, stat
 from reference import Reference
 
 PEERS = ("PEFT", "Liger", "Unsloth")
@@ -73,22 +72,6 @@ def setting_of(row: Cell) -> Setting:
     )
 
 
-def when(row: Row) -> datetime.datetime | None:
-    try:
-        return datetime.datetime.fromisoformat(row.text("time_utc").replace("Z", "+00:00")).replace(
-            tzinfo=datetime.timezone.utc
-        )
-    except ValueError:
-        return None
-
-
-def same_visit(a: Row, b: Row) -> bool:
-    """One machine, half a day: beside one another. A row that was transcribed with its date alone has no hour to compare."""
-    times = when(a), when(b)
-    near = None not in times and abs((times[0] - times[1]).total_seconds()) < 12 * 3600
-    return near and a.text("host") == b.text("host") and not a.text("source") and not b.text("source")
-
-
 class Facts(ScalingFacts, RunFacts, QualityFacts):
     def __init__(self, measured: Measured, reference: Reference):
         self.m, self.reference = measured, reference
@@ -106,9 +89,13 @@ class Facts(ScalingFacts, RunFacts, QualityFacts):
                 found.setdefault(setting_of(row), {}).setdefault(row.text("precision"), []).append(row)
         for of in found.values():
             for precision, rows in of.items():
-                newest = max(row.text("time_utc") for row in rows)
-                version = next(row.text("version") for row in rows if row.text("time_utc") == newest)
-                of[precision] = [row for row in rows if row.text("version") == version]
+                rows = next(
+                    kept
+                    for s in ("none", "ddp", "fsdp", "hsdp")
+                    if (kept := [r for r in rows if r.text("strategy") == s])
+                )
+                program = max(rows, key=lambda row: row.text("time_utc")).program
+                of[precision] = [row for row in rows if row.program == program]
         return found
 
     def is_original(self, setting: Setting) -> bool:

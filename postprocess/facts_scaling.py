@@ -6,7 +6,7 @@ import re
 
 import measured as m
 import run_files
-from measured import Cell, Stat, stat
+from measured import Cell, Stat, same_visit, stat
 from read import PRECISIONS
 
 SYSTEMS = ("llmft", "PEFT", "Liger", "Unsloth")
@@ -25,6 +25,8 @@ class Scaled:
     ranks: int
     tokens: int  # a rank and step
     device: str
+    program: str
+    newest: bool  # there is none of a newer program
     rows: list[Cell]
     one: Stat | None  # tokens/s
     many: Stat
@@ -61,54 +63,74 @@ class ScalingFacts:
 
     @functools.cached_property
     def scaled(self) -> list[Scaled]:
+        """Of every program that was measured; efficiencies are over the same program's run on one rank."""
         groups: dict[tuple, list[Cell]] = {}
         for row in self.plain_cells():
             length = round(row.mean_length, -1) if row.mean_length else None
-            key = (
-                row.device,
-                row.system,
-                row.text("mode"),
-                row.adapter_rank,
-                row.text("precision"),
-                row.tokens_a_rank,
-                length,
-            )
-            groups.setdefault((*key, row.text("strategy"), self.sharding(row), row.ranks), []).append(row)
+            mode, precision = row.text("mode"), row.text("precision")
+            key = (row.device, row.system, mode, row.adapter_rank, precision, row.tokens_a_rank, length)
+            groups.setdefault((*key, row.text("strategy"), self.sharding(row), row.ranks, row.program), []).append(row)
+        latest = lambda rows: max(row.text("time_utc") for row in rows)  # noqa: E731
+        newest: dict[tuple, str] = {}
+        for (*cell, _), rows in groups.items():
+            newest[tuple(cell)] = max(newest.get(tuple(cell), ""), latest(rows))
         found = []
-        for (*key, strategy, sharding, ranks), rows in groups.items():
+        for (*key, strategy, sharding, ranks, program), rows in groups.items():
             if ranks == 1:
                 continue
             device, system, mode, _, precision, tokens, _ = key
-            alone = groups.get((*key, "none", "", 1)) or groups.get((*key, strategy, sharding, 1), [])
+            alone = groups.get((*key, "none", "", 1, program)) or groups.get((*key, strategy, sharding, 1, program), [])
+            last = newest[*key, strategy, sharding, ranks] == latest(rows)
+            one, many = stat(alone, "tokens_per_s"), stat(rows, "tokens_per_s")
             found.append(
                 Scaled(
-                    system,
-                    mode,
-                    precision,
-                    strategy,
-                    sharding,
-                    ranks,
-                    tokens,
-                    device,
-                    rows,
-                    stat(alone, "tokens_per_s"),
-                    stat(rows, "tokens_per_s"),
+                    system, mode, precision, strategy, sharding, ranks, tokens, device, program, last, rows, one, many
                 )
             )
-        order = lambda s: (
-            s.device,
-            s.mode == "full",
-            SYSTEMS.index(s.system),
-            PRECISIONS.index(s.precision),
-            s.tokens,  # noqa: E731
-            STRATEGIES.index(s.strategy),
-            s.sharding,
-            s.ranks,
-        )
+
+        def order(s: Scaled) -> tuple:
+            names = (SYSTEMS.index(s.system), PRECISIONS.index(s.precision), s.tokens, STRATEGIES.index(s.strategy))
+            return s.device, s.mode == "full", *names, s.sharding, s.ranks, not s.newest, s.program
+
         return sorted(found, key=order)
 
-    def scaled_at(self, device: str, **wanted) -> list[Scaled]:
-        return [s for s in self.scaled if s.device == device and all(getattr(s, k) == v for k, v in wanted.items())]
+    def scaled_at(self, device: str, newest: bool = True, **wanted) -> list[Scaled]:
+        """Of the newest program of each cell, or of all."""
+        alike = [s for s in self.scaled if s.device == device and all(getattr(s, k) == v for k, v in wanted.items())]
+        return [s for s in alike if s.newest or not newest]
+
+    def ddp_fsdp_pairs(self, device: str) -> list[tuple[Scaled, Scaled]]:
+        """DDP and full_shard FSDP of one program, the newest that has both; no strategy is judged across programs."""
+        found: dict[tuple, tuple[Scaled, Scaled]] = {}
+        ours = [
+            s for s in self.scaled if s.device == device and s.system == "llmft" and s.sharding in ("", "full_shard")
+        ]
+        for ddp in (s for s in ours if s.strategy == "ddp"):
+            for fsdp in (s for s in ours if s.strategy == "fsdp"):
+                same = ("mode", "precision", "ranks", "tokens", "program")
+                alike = all(getattr(ddp, k) == getattr(fsdp, k) for k in same)
+                if not alike or ddp.rows[0].adapter_rank != fsdp.rows[0].adapter_rank:
+                    continue
+                key = (ddp.mode, ddp.precision, ddp.ranks, ddp.tokens, ddp.rows[0].adapter_rank)
+                last = lambda pair: max(row.text("time_utc") for row in pair[0].rows)  # noqa: E731
+                if key not in found or last((ddp, fsdp)) > last(found[key]):
+                    found[key] = ddp, fsdp
+        return list(found.values())
+
+    def beside(self, device: str, mode: str, strategy: str, system: str) -> tuple[Scaled, Scaled, bool] | None:
+        """(ours, a peer's, whether in one visit): bf16, the most ranks that both have; ours is the newest of the peer's visit."""
+        bf16 = [s for s in self.scaled_at(device, newest=False, mode=mode, precision="bf16", strategy=strategy)]
+        ours = [s for s in bf16 if s.system == "llmft" and s.sharding in ("", "full_shard")]
+        pairs = [
+            (a, b, same_visit(a.rows[0], b.rows[0]))
+            for a in ours
+            for b in bf16
+            if b.system == system and a.ranks == b.ranks
+        ]
+        if mode == "lora":
+            pairs = [pair for pair in pairs if pair[0].rows[0].adapter_rank == pair[1].rows[0].adapter_rank]
+        near = lambda pair: -abs(pair[0].tokens - pair[1].tokens)  # noqa: E731
+        return max(pairs, key=lambda p: (p[2], p[0].ranks, near(p), p[0].rows[0].text("time_utc")), default=None)
 
     def scaling_device(self) -> str | None:
         """Of our runs on several ranks, the device with the most."""
@@ -151,6 +173,7 @@ class ScalingFacts:
                 if other.system == "llmft"
                 and other.device == row.device
                 and other["batch_packs"] == row["batch_packs"]
+                and other.program == row.program
                 and all(
                     other.text(c) == row.text(c)
                     for c in ("precision", "strategy", "mode", "adapter_rank", "ranks", "pack_tokens")
@@ -186,7 +209,8 @@ class ScalingFacts:
         """(run with something else in its environment, the study's)."""
         pairs = []
         for row in self.m.variants:
-            other = next((o for o in self.m.ours if o.text("config_hash") == row.text("config_hash")), None)
+            alike = [o for o in self.m.ours if o.text("config_hash") == row.text("config_hash")]
+            other = next((o for o in alike if o.program == row.program), None)
             if other and row["tokens_per_s"] and not self.is_deterministic(row):
                 pairs.append((row, other))
         return pairs

@@ -5,6 +5,7 @@ line. Every number keeps where it stands, so that the report can say so.
 """
 
 import dataclasses
+import datetime
 import json
 import pathlib
 import statistics
@@ -59,6 +60,11 @@ class Cell(Row):
     @property
     def device(self) -> str:
         return self.text("device")
+
+    @property
+    def program(self) -> str:
+        """Which program: runs of another are no repeats."""
+        return f"{self.text('version')} {self.text('commit')}".strip()
 
     @property
     def ranks(self) -> int:
@@ -119,6 +125,24 @@ def stat(rows: Iterable[Cell], column: str) -> Stat | None:
     values = [row.value(column) for row in rows]
     source = rows[0].source(column) + (f" and {len(rows) - 1} more, median" if len(rows) > 1 else "")
     return Stat(statistics.median(values), min(values), max(values), len(values), source, tuple(rows))
+
+
+def when(row: Row) -> datetime.datetime | None:
+    text = row.text("time_utc").replace("Z", "+00:00")
+    try:
+        return datetime.datetime.fromisoformat(text).replace(tzinfo=datetime.timezone.utc)
+    except ValueError:
+        return None
+
+
+def same_visit(a: Row, b: Row) -> bool:
+    """One machine, half a day: beside one another. Where a host's name says nothing, half an hour. A row that was transcribed has
+    no hour to compare."""
+    times = when(a), when(b)
+    if None in times or a.text("host") != b.text("host") or a.text("source") or b.text("source"):
+        return False
+    apart = abs((times[0] - times[1]).total_seconds())
+    return apart < (1800 if a.text("host") in ("vm", "localhost", "") else 12 * 3600)
 
 
 def read_table(path: pathlib.Path, columns: Iterable[str], make: Callable = Row) -> list:

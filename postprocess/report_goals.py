@@ -108,27 +108,9 @@ def goals(facts: Facts) -> Block:
             percent,
         )
     for strategy in ("ddp", "fsdp"):
-        mine = [
-            s
-            for s in facts.scaled_at(
-                device or "", system="llmft", mode="lora", precision="bf16", strategy=strategy, ranks=2
-            )
-            if s.sharding in ("", "full_shard")
-        ]
-        liger = [
-            s
-            for s in facts.scaled_at(
-                device or "", system="Liger", mode="lora", precision="bf16", strategy=strategy, ranks=2
-            )
-            if mine and s.tokens == mine[0].tokens
-        ]
-        value = mine[0].many.value / liger[0].many.value if liger else None
-        add(
-            say("bf16 LoRA, {s}: tokens/s over Liger's beside it", s=Name(strategy.upper())),
-            value,
-            mine[0].many.source if mine else "",
-            ("times_liger", "bf16"),
-            times,
-        )
+        pair = facts.beside(device or "", "lora", strategy, "Liger")
+        value = pair[0].many.value / pair[1].many.value if pair else None
+        words = say("bf16 LoRA, {s}: tokens/s over Liger's beside it", s=Name(strategy.upper()))
+        add(words, value, pair[0].many.source if pair else "", ("times_liger", "bf16"), times)
     caption = say("Goals set before the measurements, and what was measured.")
     return table(["", "measured", "goal", ""], rows, caption)

@@ -74,13 +74,13 @@ def published_table(facts: Facts) -> Block:
 
 def scaling_table(facts: Facts, device: str) -> Block:
     rows = []
-    for s in facts.scaled_at(device):
+    for s in facts.scaled_at(device, newest=False):
         memory = facts.peak_memory(s.rows[0])
         exposed = facts.exposed(s.rows[0]) if s.system == "llmft" else None
         many, source = number(s.ranks, s.many.source, 0), s.many.source
         rows.append(
             [
-                say("{sys}", sys=Name(s.system)),
+                Name(" ".join([s.system, s.rows[0].text("commit")]).strip()),
                 say("{mode} {p}", mode=Name(figures.MODE_NAMES[s.mode]), p=Name(s.precision)),
                 say("{n}", n=strategy_name(s)),
                 many,
@@ -105,7 +105,7 @@ def scaling_table(facts: Facts, device: str) -> Block:
         "exposed communication, ms a step",
     ]
     caption = say(
-        "{device}; weak scaling: every rank has the tokens of a step on one GPU. Efficiency: tokens/s over those of as many single GPUs. Memory and exposed communication: "
+        "{device}; weak scaling: every rank has the tokens of a step on one GPU. Efficiency: tokens/s over those of as many single GPUs, of the same program (its commit stands beside the name; the report's sentences take the newest). Memory and exposed communication: "
         "least and most of the ranks (of a peer, rank zero's memory). Peers: PEFT is transformers and PEFT with autocast, FSDP its FSDP2; Liger has bf16 weights.",
         device=Name(short_device(device)),
     )
@@ -119,63 +119,39 @@ def beside_peers(facts: Facts, device: str) -> list:
         parts = []
         for system in ("PEFT", "Liger", "Unsloth"):
             for strategy in ("ddp", "fsdp"):
-                mine = [
-                    s
-                    for s in facts.scaled_at(device, system="llmft", mode=mode, precision="bf16", strategy=strategy)
-                    if s.sharding in ("", "full_shard")
-                ]
-                theirs = facts.scaled_at(device, system=system, mode=mode, precision="bf16", strategy=strategy)
-                pairs = [(a, b) for a in mine for b in theirs if a.ranks == b.ranks]
-                if pairs:
-                    a, b = max(pairs, key=lambda p: (p[0].ranks, -p[0].tokens))
+                if pair := facts.beside(device, mode, strategy, system):
+                    mine, theirs, together = pair
+                    where = "" if together else " (another visit)"
                     parts.append(
                         say(
-                            "{x} {system}'s with {s}",
-                            x=over(a.many, b.many),
+                            "{x} {system}'s with {s}{where}",
+                            x=over(mine.many, theirs.many),
                             system=Name(system),
                             s=Name(NAMES[strategy]),
+                            where=where,
                         )
                     )
         if parts:
-            items.append(
-                say(
-                    "bf16 {mode}, tokens/s of llmft over the peers' beside it: {list}.",
-                    mode=Name(figures.MODE_NAMES[mode]),
-                    list=join(parts),
-                )
-            )
+            words = "bf16 {mode}, tokens/s of llmft over the peers' beside it: {list}."
+            items.append(say(words, mode=Name(figures.MODE_NAMES[mode]), list=join(parts)))
     return items
 
 
 def findings(facts: Facts, device: str) -> list:
     items = []
     ours = [s for s in facts.scaled_at(device, system="llmft") if s.sharding in ("", "full_shard")]
-    by = {(s.mode, s.precision, s.ranks, s.strategy): s for s in ours}
-    pairs = [(by[(*k[:3], "ddp")], s) for k, s in by.items() if k[3] == "fsdp" and (*k[:3], "ddp") in by]
+    pairs = facts.ddp_fsdp_pairs(device)
     if pairs:
         faster = [(d, f) for d, f in pairs if d.many.value > f.many.value]
-        names = lambda some: join(
-            [
-                say(
-                    "{m} {p} (by {x})",
-                    m=Name(figures.MODE_NAMES[d.mode]),
-                    p=Name(d.precision),  # noqa: E731
-                    x=percent(abs(d.many.value / f.many.value - 1), f"{d.many.source}; {f.many.source}"),
-                )
-                for d, f in some
-            ]
-        )
         slower = [pair for pair in pairs if pair not in faster]
         if faster and not slower:
-            items.append(say("DDP is faster than FSDP wherever both were measured: {names}.", names=names(faster)))
+            items.append(say("DDP is faster than FSDP wherever both were measured: {names}.", names=_leads(faster)))
         elif slower and not faster:
-            items.append(
-                say("FSDP is at least as fast as DDP wherever both were measured: {names}.", names=names(slower))
-            )
+            words = "FSDP is at least as fast as DDP wherever both were measured: {names}."
+            items.append(say(words, names=_leads(slower)))
         else:
-            items.append(
-                say("DDP is faster than FSDP for {a}; FSDP is faster for {b}.", a=names(faster), b=names(slower))
-            )
+            words = "DDP is faster than FSDP for {a}; FSDP is faster for {b}."
+            items.append(say(words, a=_leads(faster), b=_leads(slower)))
         memories = [(d, f, facts.peak_memory(d.rows[0]), facts.peak_memory(f.rows[0])) for d, f in pairs]
         memories = [m for m in memories if m[2] and m[3]]
         if memories:
@@ -219,10 +195,20 @@ def findings(facts: Facts, device: str) -> list:
         if top.efficiency > 1:
             items.append(
                 say(
-                    "More than as many single GPUs is not a gain of parallel training: a run of a few seconds on one GPU and on two differs by the clock that power leaves each."
+                    "More than as many times one GPU cannot be a gain of parallel training: one GPU of a node may be slower than another, and runs of a few seconds differ."
                 )
             )
     return items
+
+
+def _leads(pairs: list[tuple[Scaled, Scaled]]):
+    """Which, and by how much the faster strategy leads."""
+    found = []
+    for d, f in pairs:
+        fast, slow = max(d.many.value, f.many.value), min(d.many.value, f.many.value)
+        lead = percent(fast / slow - 1, f"{d.many.source}; {f.many.source}")
+        found.append(say("{m} {p} (by {x})", m=Name(figures.MODE_NAMES[d.mode]), p=Name(d.precision), x=lead))
+    return join(found)
 
 
 def _named(s: Scaled):

@@ -83,5 +83,5 @@ def test_bad_arguments(tmp_path):
     done = run("collect.py", tmp_path / "nothing", "--measured", tmp_path / "m")
     assert done.returncode == 2 and "no such folder" in done.stderr
     done = run("collect.py", tmp_path, "--measured", tmp_path / "m", "--set", "colour=red")
-    assert done.returncode == 2 and "must be model=NAME or data=NAME" in done.stderr
+    assert done.returncode == 2 and "must be model=, data= or commit=NAME" in done.stderr
     assert "examples:" in run("report.py", "--help").stdout and "examples:" in run("collect.py", "--help").stdout
