@@ -9,7 +9,8 @@ from check import Check
 from document import Name, number, percent, say
 from facts import Facts
 from facts_quality import MAIN, plain_value
-from read import PRECISIONS, Run
+from facts_runs import parity as parity_of
+from read import PRECISIONS
 
 # How far from its expectation a figure may be, and why.
 FIRST_LOSS = (-0.1, 0.75)  # nats around log V + n s^2 / 2 of a random model: one batch, and tied embeddings
@@ -27,7 +28,8 @@ SUPERVISED_ALIKE = 0.03  # of runs on the same data
 FLOOR = 0.01  # nats: rounding of a mean over thousands of tokens
 
 
-PARITY = {"tf32": 0.002, "fp16": 0.01, "bf16": 0.01, "fp8": 0.03}  # relative, of losses at the same step
+PARITY = {"tf32": 0.002, "fp16": 0.01, "bf16": 0.01, "fp8": 0.03}  # relative, of each of the first steps
+LATE_PARITY = 0.03  # relative, of means over the last fifth of the steps
 
 
 def _vocabulary(facts: Facts, row: m.Cell) -> m.Row | None:
@@ -141,37 +143,26 @@ def supervised(facts: Facts) -> Check:
     return Check(say("the supervised fraction is in range, and the same in all runs on the same data"), count, failures)
 
 
-def _aligned(a: Run, b: Run) -> tuple[int, float, float] | None:
-    """Loss of both at the last step that both have."""
-    of = [{s: l for s, l in zip(run.steps.step, run.steps.loss) if l is not None} for run in (a, b)]
-    common = sorted(of[0].keys() & of[1].keys())
-    return (common[-1], of[0][common[-1]], of[1][common[-1]]) if common else None
-
-
 def parity(facts: Facts) -> Check:
     failures, count = [], 0
     for of in facts.alike(facts.all_runs()):
         wide = next(p for p in PRECISIONS if p in of)
         for precision, run in of.items():
-            both = _aligned(of[wide], run) if precision != wide else None
-            if both is None:
+            found = parity_of(of[wide], run) if precision != wide else None
+            if found is None:
                 continue
             count += 1
-            step, first, other = both
-            if abs(first - other) > PARITY.get(precision, 0.01) * abs(first):
-                failures.append(
-                    say(
-                        "{run}: {b} nats at step {step}, {wide} has {a}",
-                        run=Name(run.name),
-                        wide=Name(wide),
-                        step=number(step, "steps.csv", 0),
-                        a=number(first, f"runs/{of[wide].name}/steps.csv", 4),
-                        b=number(other, f"runs/{run.name}/steps.csv", 4),
-                    )
-                )
-    return Check(
-        say("precisions agree: losses at the same step of runs that differ in precision alone"), count, failures
-    )
+            source, other = f"runs/{run.name}/steps.csv", f"runs/{of[wide].name}/steps.csv"
+            if found.early_gap > PARITY.get(precision, 0.01):
+                a, b, step = number(found.a, other, 4), number(found.b, source, 4), number(found.step, source, 0)
+                words = "{run}: {b} nats at step {step}, {wide} has {a}"
+                failures.append(say(words, run=Name(run.name), wide=Name(wide), step=step, a=a, b=b))
+            if found.late and found.late_gap > LATE_PARITY:
+                a, b = number(found.late[0], other, 4), number(found.late[1], source, 4)
+                words = "{run}: {b} nats over the last steps, {wide} has {a}"
+                failures.append(say(words, run=Name(run.name), wide=Name(wide), a=a, b=b))
+    name = "precisions agree in loss: the first steps, and the mean of the last ones, of runs that differ in precision alone"
+    return Check(say(name), count, failures)
 
 
 def quality_parity(facts: Facts) -> Check:

@@ -110,10 +110,8 @@ class Collector:
             for file in (path / small for small in SMALL if (path / small).is_file()):
                 if file.stat().st_size > LARGEST:
                     print(f"note: {file} is larger than {LARGEST >> 20} MiB and is left out")
-                elif file.name == "config.yaml":
-                    (target / file.name).write_text(without_folders(file.read_text(), self.changes))
                 else:
-                    shutil.copyfile(file, target / file.name)
+                    copy_small(file, target / file.name, self.changes)
             self.copied += 1
 
     def take_cells(self, path: pathlib.Path) -> None:
@@ -173,11 +171,12 @@ class Collector:
         target.mkdir()
         for name in ("quality.csv", "agreement.csv", "checks.csv", "quality.json"):
             if (folder / name).is_file():
-                shutil.copyfile(folder / name, target / name)
+                text = (folder / name).read_text(encoding="utf-8")
+                (target / name).write_text(re.sub(r'(": ")/[^"]*/([^"/]+")', r"\1\2", text), encoding="utf-8")
         for path in read.find_runs(folder / "runs"):
             (target / "runs" / path.name).mkdir(parents=True)
             for file in (path / small for small in (*SMALL, "eval.csv") if (path / small).is_file()):
-                shutil.copyfile(file, target / "runs" / path.name / file.name)
+                copy_small(file, target / "runs" / path.name / file.name, {})
 
     def take(self, folder: pathlib.Path) -> None:
         if not folder.is_dir():
@@ -211,6 +210,13 @@ class Collector:
             self.dropped += len(rows) - len(kept)
             if rows:
                 write_table(self.measured / name, [row.fields for row in kept])
+
+
+def copy_small(file: pathlib.Path, target: pathlib.Path, changes: dict[str, str]) -> None:
+    if file.name == "config.yaml":
+        target.write_text(without_folders(file.read_text(encoding="utf-8"), changes), encoding="utf-8")
+    else:
+        shutil.copyfile(file, target)
 
 
 def without_folders(text: str, changes: dict[str, str]) -> str:

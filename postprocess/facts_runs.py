@@ -1,6 +1,7 @@
 """What follows from run directories: which to show, losses by precision, time to a loss, what lies in memory."""
 
 import dataclasses
+import statistics
 
 import measured as m
 import run_files
@@ -42,6 +43,40 @@ def seconds_of(run: Run) -> tuple[list[float], list[float]] | None:
             at.append(now)
             losses.append(row["valid_loss"])
     return (at, losses) if len(at) > 1 else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Parity:
+    """Two runs on the same batches. At first only their rounding differs; it grows, as any small difference does in training,
+    until single batches tell little: then means over many steps are compared."""
+
+    step: int  # of the first steps, the one that is furthest apart
+    a: float
+    b: float
+    late: tuple[float, float] | None  # means over the last fifth of long runs
+
+    @property
+    def early_gap(self) -> float:
+        return abs(self.b - self.a) / abs(self.a)
+
+    @property
+    def late_gap(self) -> float | None:
+        return abs(self.late[1] - self.late[0]) / abs(self.late[0]) if self.late else None
+
+
+FIRST_STEPS, LONG_RUN = 20, 50
+
+
+def parity(a: Run, b: Run) -> Parity | None:
+    of = [{s: l for s, l in zip(run.steps.step, run.steps.loss) if l is not None} for run in (a, b)]
+    common = sorted(of[0].keys() & of[1].keys())
+    first = [step for step in common if step <= FIRST_STEPS and of[0][step]]
+    if not first:
+        return None
+    worst = max(first, key=lambda step: abs(of[1][step] / of[0][step] - 1))
+    last = common[-max(1, len(common) // 5) :]
+    late = tuple(statistics.fmean(losses[step] for step in last) for losses in of) if len(common) >= LONG_RUN else None
+    return Parity(worst, of[0][worst], of[1][worst], late)
 
 
 class RunFacts:

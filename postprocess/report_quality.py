@@ -3,11 +3,12 @@
 from document import Block, Name, Paragraph, Points, Text, heading, join, number, percent, say, table
 from facts import Facts
 from facts_quality import QualityRow
+from facts_runs import parity
 from figures import MODE_NAMES
 from measured import Stat
 from read import PRECISIONS
 from report_results import of
-from style import short_device
+from style import is_gpu, short_device
 
 
 def quality_section(facts: Facts, picture) -> list[Block]:
@@ -124,34 +125,35 @@ def agreement_table(facts: Facts) -> list[Block]:
 
 
 def quality_findings(rows: list[QualityRow]) -> list:
+    """A sentence a metric: where it was from and where it went, by mode; whether that is beyond the interval."""
     items = []
     for metric in dict.fromkeys(r.metric for r in rows):
         of_metric = [r for r in rows if r.metric == metric]
+        moves = []
+        for mode in dict.fromkeys(r.mode for r in of_metric):
+            of_mode = [r for r in of_metric if r.mode == mode]
+            before, after = (span([getattr(r, k) for r in of_mode]) for k in ("base", "tuned"))
+            moves.append(say("from {a} to {b} ({m})", a=before, b=after, m=Name(MODE_NAMES.get(mode, mode))))
         better = [r for r in of_metric if r.better is True]
-        count = number(len(of_metric), "quality.csv", 0)
-        before, after = [r.base.value for r in of_metric], [r.tuned.value for r in of_metric]
-        source = of_metric[0].tuned.source
-        values = {
-            k: number(v, source)
-            for k, v in (("a", min(before)), ("b", max(before)), ("c", min(after)), ("d", max(after)))
-        }
+        values = {"metric": Name(metric), "moves": join(moves), "n": number(len(of_metric), "quality.csv", 0)}
         if len(better) == len(of_metric):
-            text = say(
-                "{metric}: fine-tuned is better than its base beyond the bootstrap interval in all of {n} cells",
-                metric=Name(metric),
-                n=count,
-            )
+            words = "{metric} {moves}: fine-tuned is better than its base beyond the bootstrap interval in all of {n} cells."
         else:
-            rest = [Name(f"{MODE_NAMES.get(r.mode, r.mode)} {r.precision}") for r in of_metric if r.better is not True]
-            text = say(
-                "{metric}: fine-tuned is **not** shown to be better in {rest} ({k} of {n} cells show it)",
-                metric=Name(metric),
-                rest=join([say("{x}", x=x) for x in rest]),
-                k=number(len(better), "quality.csv", 0),
-                n=count,
-            )
-        items.append(text + say(": from between {a} and {b} to between {c} and {d}.", **values))
+            names = [
+                say("{x}", x=Name(f"{MODE_NAMES.get(r.mode, r.mode)} {r.precision}"))
+                for r in of_metric
+                if r.better is not True
+            ]
+            values |= {"rest": join(names), "k": number(len(better), "quality.csv", 0)}
+            words = "{metric} {moves}: fine-tuned is **not** shown to be better in {rest} ({k} of {n} cells show it)."
+        items.append(say(words, **values))
     return items
+
+
+def span(values: list[Stat]) -> Text:
+    """Least and most, or one figure where they print alike."""
+    low, high = of(min(values, key=lambda v: v.value)), of(max(values, key=lambda v: v.value))
+    return say("{a}", a=low) if low.text == high.text else say("{a}–{b}", a=low, b=high)
 
 
 def loss_findings(facts: Facts) -> list[Block]:
@@ -161,24 +163,23 @@ def loss_findings(facts: Facts) -> list[Block]:
     wide = next(iter(runs))
     items = []
     for p, run in runs.items():
-        if p == wide:
+        found = parity(runs[wide], run) if p != wide else None
+        if found is None:
             continue
-        a, b = runs[wide].steps, run.steps
-        common = min(len(a.step), len(b.step)) - 1
-        if a.loss[common] is None or b.loss[common] is None:
-            continue
-        gap = abs(a.loss[common] - b.loss[common]) / abs(a.loss[common])
-        items.append(
-            say(
-                "{p} is {gap} from {wide} at step {n} ({b} and {a} nats).",
-                p=Name(p),
-                wide=Name(wide),
-                gap=percent(gap, f"runs/{run.name}/steps.csv", 3),
-                n=number(b.step[common], "steps.csv", 0),
-                a=number(a.loss[common], f"runs/{runs[wide].name}/steps.csv", 4),
-                b=number(b.loss[common], f"runs/{run.name}/steps.csv", 4),
-            )
+        source = f"runs/{run.name}/steps.csv"
+        gap, step = percent(found.early_gap, source, 3), number(found.step, source, 0)
+        text = say(
+            "{p} is at most {gap} from {wide} in the first steps (step {n})",
+            p=Name(p),
+            wide=Name(wide),
+            gap=gap,
+            n=step,
         )
+        if found.late:
+            text += say(
+                ", and {gap} in the mean of the last fifth of the steps", gap=percent(found.late_gap, source, 2)
+            )
+        items.append(text + say("."))
     return [Points(items)]
 
 
@@ -188,13 +189,13 @@ def time_findings(facts: Facts) -> list[Block]:
         return [Paragraph(say("Time to a given validation loss: {it}.", it=None))]
     order = sorted(goal.seconds, key=lambda p: goal.seconds[p].value)
     parts = [say("{p} after {s} s", p=Name(p), s=of(goal.seconds[p])) for p in order]
-    return [
-        Paragraph(
-            say(
-                "A validation loss of {l} nats is reached by {list}, on {device}.",
-                l=of(goal.loss, 3),
-                list=join(parts),
-                device=Name(short_device(goal.device)),
-            )
-        )
-    ]
+    device = Name(short_device(goal.device))
+    text = say(
+        "A validation loss of {l} nats is reached by {list}, on {device}.",
+        l=of(goal.loss, 3),
+        list=join(parts),
+        device=device,
+    )
+    if not is_gpu(goal.device):
+        text += say(" A CPU emulates the narrow precisions: these times say nothing about a GPU's.")
+    return [Paragraph(text)]

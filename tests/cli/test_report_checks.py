@@ -49,6 +49,18 @@ def test_a_check_can_fail(tmp_path, check):
     assert check(few.facts(tmp_path / "none")).passed is None, "nothing to look at is not a pass"
 
 
+def test_parity_of_the_last_steps(tmp_path):
+    s = study.Study()
+    for precision in study.SPEED:
+        s.quality_runs[f"quality-{precision}"]["losses"] = [3.0 - 0.01 * k for k in range(100)]
+    assert checks.parity(s.facts(tmp_path / "a")).passed is True
+    losses = s.quality_runs["quality-bf16"]["losses"]
+    losses[70] += 0.5  # one batch among many tells nothing
+    assert checks.parity(s.facts(tmp_path / "b")).passed is True
+    losses[80:] = [loss + 0.2 for loss in losses[80:]]
+    assert checks.parity(s.facts(tmp_path / "c")).passed is False
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
