@@ -71,6 +71,19 @@ def test_the_grid_and_going_on_with_it(settings):
     assert [r["run"].endswith("-r2") for r in table(grid)[12:]] == [True, True]
 
 
+def test_random_weights_and_made_up_samples(settings, tmp_path):
+    for name in ("MODEL", "DATA", "CONFIG"):
+        del settings[name]
+    settings |= {"RANDOM": tmp_path / "gpu", "RANDOM_SIZE": "tiny", "LENGTHS": "fixed packed", "PACK_TOKENS": 2048, "STEPS": 2}
+    assert study(settings).returncode == 0
+    fixed, packed = table(settings)
+    assert (fixed["data"], fixed["max_length"], fixed["sample_length_mean"]) == ("letters-512", "512", "512")
+    assert (packed["data"], packed["max_length"]) == ("lengths-like-openorca", "2048") and 380 < float(packed["sample_length_mean"]) < 450
+    assert {r["model"] for r in (fixed, packed)} == {"llama-3.2-1b-random"}
+    assert 0.43 < int(packed["supervised_tokens"]) / int(packed["tokens"]) < 0.47
+    assert "0 cells run, 2 finished before" in study(settings).stderr
+
+
 def test_scores_and_profile_of_a_cell(settings):
     done = study(settings | {"MODES": "lora full", "EVAL": 1, "EVAL_SAMPLES": 2, "EVAL_PERPLEXITY": 4, "PROFILE": 1})
     assert done.returncode == 0, done.stderr
