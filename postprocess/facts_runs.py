@@ -190,6 +190,6 @@ class RunFacts:
                 if one
                 else f"{packs} packs of {int(tokens):,} tokens a step"
             )
-        if config.get("model"):
-            parts.append(config["model"].rstrip("/").rpartition("/")[2])
+        model = config.get("model", "").rstrip("/").rpartition("/")[2]
+        parts += [model] if model not in ("", "model") else []
         return " · ".join(parts)

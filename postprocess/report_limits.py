@@ -141,6 +141,7 @@ def all_cells(facts: Facts) -> list[Block]:
         rows.append(
             [
                 Name(row.text("run")),
+                Name(row.text("commit")),
                 Name(short_device(row.device)),
                 Name(row.text("precision")),
                 Name(f"{row.text('mode')}{f' r = {row.adapter_rank}' if row.adapter_rank else ''}"),
@@ -154,6 +155,7 @@ def all_cells(facts: Facts) -> list[Block]:
         )
     head = [
         "run",
+        "commit",
         "device",
         "precision",
         "trains",
@@ -164,4 +166,4 @@ def all_cells(facts: Facts) -> list[Block]:
         "tokens/s",
         "GB",
     ]
-    return [heading(2, "All rows"), table(head, rows, say("Every row of benchmarks.csv and variants.csv."), left=5)]
+    return [heading(2, "All rows"), table(head, rows, say("Every row of benchmarks.csv and variants.csv."), left=6)]

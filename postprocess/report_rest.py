@@ -6,7 +6,6 @@ from document import (
     Block,
     Name,
     Paragraph,
-    Points,
     gigabytes,
     heading,
     join,
@@ -18,32 +17,54 @@ from document import (
     times,
 )
 from facts import Facts
+from figures import MODE_NAMES
+from figures_study import PARTS
 from style import short_device
 
 
 def memory_section(facts: Facts, picture) -> list[Block]:
     out: list[Block] = [heading(2, "Memory"), *picture("memory_parts")]
-    items = []
-    for name, run in facts.memory_runs():
-        parts = {part: row for part, row in run_files.memory(run)[0].items()}
-        sizes = {part: row["bytes"] or 0 for part, row in parts.items() if part not in ("total", "peak")}
-        if not sizes or not parts.get("peak"):
-            continue
-        largest = max(sizes, key=sizes.get)
-        items.append(
-            say(
-                "{run}: {part} are the largest part, {share} of {peak}.",
-                run=Name(name),
-                part=Name(largest),
-                share=percent(sizes[largest] / parts["peak"]["bytes"], parts[largest].source("bytes")),
-                peak=gigabytes(parts["peak"]["bytes"], parts["peak"].source("bytes")),
-            )
+    runs = facts.memory_runs()
+    if not runs:
+        return [*out, Paragraph(say("Memory by part: {it}.", it=None))]
+    body, activations = [], []
+    for name, run in runs:
+        ranks = run_files.memory(run)
+        fullest = max(ranks.values(), key=lambda parts: parts["peak"]["bytes"] or 0)
+        sizes = [
+            (fullest[part]["bytes"] or 0, fullest[part].source("bytes")) if part in fullest else (None, "")
+            for part in PARTS
+        ]
+        peak = fullest["peak"]
+        body.append(
+            [
+                Name(name),
+                *(number(size, source, 2, "", 1e9) for size, source in sizes),
+                number(peak["bytes"], peak.source("bytes"), 2, "", 1e9),
+            ]
         )
-    if items:
-        out.append(Points(items))
-    else:
-        out.append(Paragraph(say("Memory by part: {it}.", it=None)))
-    return out
+        activations.append((fullest["activations"]["bytes"] or 0) / peak["bytes"] if "activations" in fullest else 0)
+    low, high = percent(min(activations), "memory.csv"), percent(max(activations), "memory.csv")
+    text = say("Activations are {low} to {high} of the peak.", low=low, high=high)
+    saved = []
+    for ddp, fsdp in facts.ddp_fsdp_pairs(facts.scaling_device() or ""):
+        a, b = facts.peak_memory(ddp.rows[0]), facts.peak_memory(fsdp.rows[0])
+        if a and b:
+            less = gigabytes(a[1] - b[1], f"{a[2]}; {b[2]}")
+            saved.append(
+                say(
+                    "{x} ({m} {p} on {n})",
+                    x=less,
+                    m=Name(MODE_NAMES[ddp.mode]),
+                    p=Name(ddp.precision),
+                    n=number(ddp.ranks, ddp.many.source, 0),
+                )
+            )
+    if saved:
+        text += say(" Of a rank's memory FSDP saves {list} against DDP.", list=join(saved))
+    out.append(Paragraph(text))
+    caption = say("GB of the fullest rank; each part at its own highest, so the peak may be less than their sum.")
+    return [*out, table(["", *PARTS, "peak"], body, caption, strong=(len(PARTS) + 1,))]
 
 
 def preprocess_section(facts: Facts) -> list[Block]:
