@@ -84,7 +84,7 @@ def more_of_abstract(facts: Facts, best: str | None) -> list:
         if parts:
             sentences.append(
                 say(
-                    "{n} GPUs give, of as many times one, {list} in bf16.",
+                    "{n} ranks give, of as many times one, {list} in bf16.",
                     n=number(ranks, ours[0].many.source, 0),
                     list=join(parts),
                 )
@@ -113,9 +113,11 @@ def tiles(facts: Facts) -> Block:
     other = facts.reference.published("memory_gb", best, "none", 1)
     items = [
         (
-            say("{n} samples/s", n=of(mine)),
+            say("{n} samples/s", n=of(mine)) if mine else say("{n}", n=None),
             say(
-                "{p}, {w}; published {pub} ({x}), Unsloth {u} ({y})",
+                "samples/s in {p}, {w}; published {pub} ({x}), Unsloth {u} ({y})"
+                if not mine
+                else "{p}, {w}; published {pub} ({x}), Unsloth {u} ({y})",
                 p=Name(best),
                 w=original_words(facts),
                 pub=of(published),
@@ -145,7 +147,7 @@ def tiles(facts: Facts) -> Block:
                 (
                     say("{e}", e=percent(s.efficiency, s.many.source)),
                     say(
-                        "of {n} times one GPU: {strategy}, bf16 LoRA, {t} tokens/s on {n} × {d}",
+                        "of {n} times one: {strategy}, bf16 LoRA, {t} tokens/s on {n} × {d}",
                         n=number(s.ranks, s.many.source, 0),
                         strategy=Name(strategy.upper()),
                         t=rate(s.many),
