@@ -46,7 +46,7 @@ def _caption(choice: Choice, *notes: str, whiskers: bool = True) -> str:
     repeats = f"Medians of n = {several} runs" + ("; whiskers: lowest and highest." if whiskers else ".")
     if counts == {1}:
         repeats = "One run each."
-    versions = ", ".join(sorted({row.version for row in choice.rows}))
+    versions = ", ".join(sorted({f"{row.version} {row.fields.get('commit') or ''}".strip() for row in choice.rows}))
     hosts = sorted({row.host for row in choice.rows} - {""})
     where = ", ".join(hosts) if len(hosts) <= 4 else f"{hosts[0]} and {len(hosts) - 1} more hosts"
     return " ".join((repeats, *(note for note in notes if note), f"llmft {versions}{' on ' if where else ''}{where}."))

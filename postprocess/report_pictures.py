@@ -39,6 +39,20 @@ for _strategy in ("ddp", "fsdp"):
         )
 
 
+def of_one_program(rows: list[Benchmark]) -> list[Benchmark]:
+    """A line is one program's: of each precision and mode the commit with the most cells, of equals the newest."""
+    groups: dict[tuple, dict[str, list[Benchmark]]] = {}
+    for row in rows:
+        key = (row.precision, row.mode, row.adapter_rank)
+        groups.setdefault(key, {}).setdefault(row.fields.get("commit") or "", []).append(row)
+
+    def worth(of: list[Benchmark]) -> tuple:
+        return len({(row.strategy, row.ranks) for row in of}), max(row.time_utc for row in of)
+
+    best = {id(row) for programs in groups.values() for row in max(programs.values(), key=worth)}
+    return [row for row in rows if id(row) in best]
+
+
 def rows_of(facts: Facts, name: str) -> list[Benchmark]:
     """One device's: by precision that of the original's setting, and there that setting alone where two precisions have it;
     by ranks that with the most runs on several."""
@@ -51,7 +65,7 @@ def rows_of(facts: Facts, name: str) -> list[Benchmark]:
         device = facts.scaling_device()
         if device is None:
             raise NotMeasured("no run on several ranks")
-        return [row for row in rows if row.device == device]
+        return of_one_program([row for row in rows if row.device == device])
     setting = facts.original_setting
     if setting is not None and len(facts.single[setting]) > 1:
         inside = {row.text("run") + row.text("time_utc") for of in facts.single[setting].values() for row in of}
@@ -69,7 +83,7 @@ def rows_of(facts: Facts, name: str) -> list[Benchmark]:
     if not count:
         raise NotMeasured("no run on one rank")
     device = max(sorted(count), key=lambda d: (count[d], "H100" in d))
-    return [row for row in single if row.device == device]
+    return of_one_program([row for row in single if row.device == device])
 
 
 def maker(drawn: dict[str, str]):

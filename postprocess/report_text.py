@@ -68,6 +68,7 @@ def deck(facts: Facts, drawn: dict[str, str]) -> list[list[Block]]:
     """A slide is a list of blocks that begins with its heading."""
     picture, found = maker(drawn), checks.run_all(facts)
     device = facts.scaling_device()
+    judged = quality.quality_findings(facts.quality_rows()) + quality.agreement_findings(facts)
     slides = [
         [
             heading(1, "llmft"),
@@ -93,11 +94,8 @@ def deck(facts: Facts, drawn: dict[str, str]) -> list[list[Block]]:
         [heading(2, "DDP against FSDP"), *picture("DDP_VS_FSDP")],
         [heading(2, "Speedup"), *picture("speedup_plot")],
         [heading(2, "What lies in memory"), *picture("memory_parts")],
-        [
-            heading(2, "Before and after fine-tuning"),
-            *picture("evaluation"),
-            Points(quality.quality_findings(facts.quality_rows()) or [say("Quality: {it}.", it=None)]),
-        ],
+        [heading(2, "Before and after fine-tuning"), *picture("evaluation")],
+        [heading(2, "Is it better, and do precisions agree?"), Points(judged)],
         [heading(2, "Losses by precision"), *picture("loss_by_precision")],
         [heading(2, "Time to a given validation loss"), *picture("time_to_loss")],
         [heading(2, "Goals"), report_goals.goals(facts)],
