@@ -14,6 +14,7 @@ import io
 import json
 import pathlib
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -74,6 +75,7 @@ def plan(llmft, options):
 
 def train(llmft, options, data, folder, gpu):
     """(bytes by the run's account, most bytes on the GPU, growth after step 1) or a line that says what went wrong."""
+    shutil.rmtree(folder, ignore_errors=True)  # the steps of another run would look like this one's
     before, begin = gpu.readings[-1][1], time.monotonic()
     process = subprocess.Popen([llmft, "train", *options, "--data", data, "--output", folder, "--overwrite", "--results", "",
                                 "--steps", str(STEPS), "--measure-only"],
@@ -88,9 +90,9 @@ def train(llmft, options, data, folder, gpu):
     if process.returncode != 0:
         return errors[0] if errors else f"exit code {process.returncode}"
     held = {row["part"]: int(row["bytes"]) for row in csv.DictReader((folder / "memory.csv").open())}
-    # readings come up to 0.1 s late; the last ones may see the process go
-    after_first = gpu.most(first - 0.05, first + 0.15) if first else 0
-    growth = gpu.most(first, end) - after_first if after_first else None
+    # the last readings may see the process go
+    later = [b for t, b in gpu.readings if first is not None and first <= t <= end]
+    growth = max(later) - later[0] if len(later) > 1 else None
     return held["peak"], gpu.most(begin, end) - before, growth
 
 
