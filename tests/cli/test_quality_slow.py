@@ -32,7 +32,7 @@ def test_fine_tuned_beats_pretrained(tmp_path):
     assert summary["data"]["overlap"] == summary["data"]["base_overlap"] == 0 and summary["data"]["valid_samples"] > 400
     for name in ("base", "lora-fp32-s0", "lora-bf16-s0", "full-bf16-s0"):
         rows = list(csv.DictReader((tmp_path / "out/runs" / name / "steps.csv").open()))
-        assert sum(row["valid_loss"] != "" for row in rows) > 10
+        assert sum(row["valid_loss"] != "" for row in rows) >= 10
         assert (tmp_path / "out/runs" / name / "config.yaml").exists()
 
 
