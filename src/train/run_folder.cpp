@@ -137,7 +137,8 @@ void RunFolder::count_step(const StepRow& row, int64_t samples) {
   step_seconds_.push_back(row.step_time_s);
   tokens_per_s_.push_back(row.tokens_per_s);
   supervised_per_s_.push_back(row.supervised_tokens_per_s);
-  samples_per_s_.push_back(static_cast<double>(samples) / row.step_time_s);
+  timed_samples_ += samples;
+  timed_tokens_ += row.tokens;
   if (row.mfu) mfus_.push_back(*row.mfu);
 }
 
@@ -195,8 +196,11 @@ void RunFolder::finish(const TrainState& state, const Device& device, const Outc
   row.samples = state.samples;
   row.tokens = state.tokens;
   row.supervised_tokens = state.supervised_tokens;
-  row.samples_per_s = median(samples_per_s_);
   row.tokens_per_s = median(tokens_per_s_);
+  // how many samples a step has differs more than its speed: a median of their own would be of other steps
+  if (row.tokens_per_s && timed_tokens_ > 0)
+    row.samples_per_s =
+        *row.tokens_per_s * static_cast<double>(timed_samples_) / static_cast<double>(timed_tokens_);
   row.supervised_tokens_per_s = median(supervised_per_s_);
   row.step_time_median_s = median(step_seconds_);
   if (row.tokens_per_s) row.epoch_time_s = outcome.tokens_per_epoch / *row.tokens_per_s;

@@ -62,7 +62,8 @@ class RunFolder {
   std::optional<StepLog> steps_;
   std::optional<StepEnergy> energy_;
   std::vector<std::string> devices_;  // for machine_text()
-  std::vector<double> step_seconds_, tokens_per_s_, supervised_per_s_, samples_per_s_, mfus_;
+  std::vector<double> step_seconds_, tokens_per_s_, supervised_per_s_, mfus_;
+  int64_t timed_samples_ = 0, timed_tokens_ = 0;
   int64_t steps_seen_ = 0;
   bool made_ = false;
   bool started_ = false;
