@@ -25,6 +25,7 @@ SUPERVISED = (0.02, 0.98)  # all tokens supervised: prompts are trained on; none
 SUPERVISED_ALIKE = 0.03  # of runs on the same data
 
 
+BF16_WEIGHTS = "all weights are trained: bf16 keeps eight bits of one, and an update of less than half the last of them shows only when several have added up"
 MOST_SKIPPED = 0.1  # of the steps: the loss scale begins too high and is halved a few times
 RISE = 1.02  # mean loss of the last fifth of the steps over that of the first
 FLOOR = 0.01  # nats: rounding of a mean over thousands of tokens
@@ -158,6 +159,8 @@ def parity(facts: Facts) -> Check:
             if found.early_gap > PARITY.get(precision, 0.01):
                 a, b, step = number(found.a, other, 4), number(found.b, source, 4), number(found.step, source, 0)
                 words = "{run}: {b} nats at step {step}, {wide} has {a}"
+                if run.mode == "full" and precision == "bf16":
+                    words += " (" + BF16_WEIGHTS + ")"
                 failures.append(say(words, run=Name(run.name), wide=Name(wide), step=step, a=a, b=b))
             if found.late and found.late_gap > LATE_PARITY:
                 a, b = number(found.late[0], other, 4), number(found.late[1], source, 4)

@@ -6,7 +6,7 @@ from document import Name, number, percent, ratio, say
 from facts import Facts
 
 RATES = 0.05  # samples/s and tokens/s are medians of their own
-PACKED_RATES = 0.2  # the same where packs hold samples of many lengths: the median pack is not the mean one
+PACKED_RATES = 0.4  # the same where packs hold samples of many lengths: the median pack is not the mean one
 
 
 SUPERLINEAR = 1.05

@@ -62,10 +62,13 @@ def identity(row: Cell) -> tuple:
 
 def place(row: Cell) -> tuple:
     """What a transcribed row and a measured one of the same cell have in common."""
-    texts = tuple(row.text(c) for c in ("device", "precision", "strategy", "mode"))
+    texts = tuple(row.text(c) for c in ("device", "precision", "mode"))
+    alone = row.ranks == 1 and row.text("strategy") in ("none", "ddp")  # the same on one rank
+    strategy = "none" if alone else row.text("strategy")
     return (
         row.system,
         *texts,
+        strategy,
         row.adapter_rank,
         row.ranks,
         row.tokens_a_rank,
@@ -84,6 +87,7 @@ class Collector:
         self.names |= {path.name for path in read.find_runs(measured / "runs")}
         self.renamed: dict[tuple[str, str, str], str] = {}  # (name, config hash, device): name here
         self.commits: dict[str, str] = {}  # by name here
+        self.deterministic: set[str] = set()
         self.rows = self.copied = self.dropped = 0
 
     def unused(self, name: str) -> str:
@@ -101,8 +105,13 @@ class Collector:
             run = read.read_run(path)
             if run.report.get("command") != "train" or (path / "run.json").read_bytes() in self.seen:
                 continue
+            if not run.results.get("tokens_per_s"):
+                print(f"note: {path.name} has no speed (unfinished, or shorter than its warm-up) and is left out")
+                continue
             self.seen.add((path / "run.json").read_bytes())
             name = self.unused(run.name)
+            if run.config.get("deterministic") == "true":
+                self.deterministic.add(name)
             self.renamed[run.name, str(run.report.get("config_hash", "")), str(run.report.get("device", ""))] = name
             self.commits[name] = str((run.report.get("build") or {}).get("git") or "")
             target = self.measured / "runs" / name
@@ -115,11 +124,10 @@ class Collector:
             self.copied += 1
 
     def take_cells(self, path: pathlib.Path) -> None:
-        rows = self.tables[path.name]
         known = {identity(row) for of in self.tables.values() for row in of}
         names: dict[str, str] = {}  # of this table's runs, here: rows of evaluations name them
         for row in read_cells(path):
-            if identity(row) in known:
+            if identity(row) in known or not (row["tokens_per_s"] or row.text("command") in SCORES):
                 continue
             known.add(identity(row))
             fields = dict(row.fields) | {"commit": row.text("commit") or self.changes.get("commit", "")}
@@ -132,7 +140,8 @@ class Collector:
                 fields["commit"] = self.commits.get(fields["run"], fields["commit"])
             for column in NAMED if row.system == "llmft" else ("model",):
                 fields[column] = new_name(self.changes, column, row.text(column))
-            rows.append(Cell(row.where, fields))
+            table = "variants.csv" if fields["run"] in self.deterministic else path.name
+            self.tables[table].append(Cell(row.where, fields))
             self.rows += 1
 
     def take_table(self, path: pathlib.Path) -> None:

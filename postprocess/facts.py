@@ -57,8 +57,8 @@ def setting_of(row: Cell) -> Setting:
     length = row.mean_length
     length = round(length) if length else None
     longest = int(row["max_length"] or 0) or None
-    if row.fixed and longest:
-        length = longest if length and length > 0.97 * longest else length
+    if row.fixed and longest and length and length > 0.97 * longest:
+        length = longest
     return Setting(
         row.text("mode"),
         row.adapter_rank,
@@ -85,15 +85,13 @@ class Facts(ScalingFacts, RunFacts, QualityFacts):
         """{setting: {precision: repeats}} of our runs on one rank."""
         found: dict[Setting, dict[str, list[Cell]]] = {}
         for row in self.m.ours:
-            if row.ranks == 1 and row["tokens_per_s"]:
+            if row.ranks == 1 and row["tokens_per_s"] and not self.is_deterministic(row):
                 found.setdefault(setting_of(row), {}).setdefault(row.text("precision"), []).append(row)
         for of in found.values():
             for precision, rows in of.items():
-                rows = next(
-                    kept
-                    for s in ("none", "ddp", "fsdp", "hsdp")
-                    if (kept := [r for r in rows if r.text("strategy") == s])
-                )
+                # on one rank DDP has nothing to do; sharding still moves things
+                whole = [row for row in rows if row.text("strategy") in ("none", "ddp")]
+                rows = whole or rows
                 program = max(rows, key=lambda row: row.text("time_utc")).program
                 of[precision] = [row for row in rows if row.program == program]
         return found

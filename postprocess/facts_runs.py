@@ -16,9 +16,13 @@ _ALIKE = (
     "train.seed",
     "train.lr",
     "train.schedule",
+    "train.warmup_steps",
+    "train.warmup_ratio",
     "adapter.rank",
+    "adapter.alpha",
     "adapter.targets",
     "deterministic",
+    "report.profile",
 )
 STRATEGY = {"none": "one GPU", "ddp": "DDP", "fsdp": "FSDP", "hsdp": "HSDP"}
 
@@ -88,13 +92,9 @@ class RunFacts:
         for run in runs:
             if not run.steps or len(run.steps.step) < 2 or run.precision not in PRECISIONS:
                 continue
-            key = (
-                run.report.get("device"),
-                run.strategy,
-                run.report.get("ranks"),
-                run.mode,
-                *(run.config.get(k) for k in _ALIKE),
-            )
+            length = None if run.config.get("train.schedule") == "constant" else run.config.get("train.steps")
+            setting = tuple(run.config.get(k) for k in _ALIKE)
+            key = (run.report.get("device"), run.strategy, run.report.get("ranks"), run.mode, length, *setting)
             groups.setdefault(key, {})[run.precision] = run
         return [{p: of[p] for p in PRECISIONS if p in of} for of in groups.values()]
 

@@ -6,7 +6,7 @@ import re
 
 import measured as m
 import run_files
-from measured import Cell, Stat, same_visit, stat
+from measured import Cell, Stat, same_visit, seconds_apart, stat
 from read import PRECISIONS
 
 SYSTEMS = ("llmft", "PEFT", "Liger", "Unsloth")
@@ -79,7 +79,8 @@ class ScalingFacts:
             if ranks == 1:
                 continue
             device, system, mode, _, precision, tokens, _ = key
-            alone = groups.get((*key, "none", "", 1, program)) or groups.get((*key, strategy, sharding, 1, program), [])
+            alone = groups.get((*key, "none", "", 1, program), []) + groups.get((*key, "ddp", "", 1, program), [])
+            alone = alone or groups.get((*key, strategy, sharding, 1, program), [])
             last = newest[*key, strategy, sharding, ranks] == latest(rows)
             one, many = stat(alone, "tokens_per_s"), stat(rows, "tokens_per_s")
             found.append(
@@ -180,8 +181,14 @@ class ScalingFacts:
                 )
                 and self.sharding(other) == self.sharding(row)
             ]
-            pairs.append((row, alike[0] if alike else None))
-        key = lambda pair: (pair[0].text("mode") == "full", pair[0].ranks, STRATEGIES.index(pair[0].text("strategy")))  # noqa: E731
+            apart = lambda other, row=row: seconds_apart(row, other)  # noqa: E731
+            pairs.append((row, min(alike, key=apart, default=None)))
+        key = lambda pair: (
+            pair[0].device,
+            pair[0].text("mode") == "full",
+            pair[0].ranks,
+            STRATEGIES.index(pair[0].text("strategy")),
+        )  # noqa: E731
         return sorted(pairs, key=key)
 
     def same_bits(self) -> list[list[str]]:

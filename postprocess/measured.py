@@ -92,9 +92,12 @@ class Cell(Row):
 
     @property
     def fixed(self) -> bool:
-        """All samples of one length: the mean is the longest, or nothing is said of a longest."""
+        """All samples of one length: the mean is the longest that the data allows, or a whole number, which a mean of many
+        lengths is not; or nothing is said of a longest."""
         longest, mean = self["max_length"], self.mean_length
-        return not (longest and mean) or mean > 0.97 * longest
+        if not (longest and mean) or mean > 0.97 * longest:
+            return True
+        return float(mean).is_integer() and not self.text("source")
 
     @property
     def samples_per_s(self) -> float | None:
@@ -135,14 +138,17 @@ def when(row: Row) -> datetime.datetime | None:
         return None
 
 
+def seconds_apart(a: Row, b: Row) -> float:
+    times = when(a), when(b)
+    return float("inf") if None in times else abs((times[0] - times[1]).total_seconds())
+
+
 def same_visit(a: Row, b: Row) -> bool:
     """One machine, half a day: beside one another. Where a host's name says nothing, half an hour. A row that was transcribed has
     no hour to compare."""
-    times = when(a), when(b)
-    if None in times or a.text("host") != b.text("host") or a.text("source") or b.text("source"):
+    if a.text("host") != b.text("host") or a.text("source") or b.text("source"):
         return False
-    apart = abs((times[0] - times[1]).total_seconds())
-    return apart < (1800 if a.text("host") in ("vm", "localhost", "") else 12 * 3600)
+    return seconds_apart(a, b) < (1800 if a.text("host") in ("vm", "localhost", "") else 12 * 3600)
 
 
 def read_table(path: pathlib.Path, columns: Iterable[str], make: Callable = Row) -> list:

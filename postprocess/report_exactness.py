@@ -31,8 +31,9 @@ def deterministic_table(facts: Facts) -> list[Block]:
         )
         rows.append(
             [
+                Name(short_device(row.device)),
                 say("{m} {p}", m=Name(figures.MODE_NAMES[row.text("mode")]), p=Name(row.text("precision"))),
-                Name(NAMES[row.text("strategy")]),
+                Name(NAMES[row.text("strategy") if row.ranks > 1 else "none"]),
                 number(row.ranks, row.where, 0),
                 plain,
                 tokens,
@@ -41,6 +42,7 @@ def deterministic_table(facts: Facts) -> list[Block]:
             ]
         )
     head = [
+        "device",
         "trains",
         "strategy",
         "GPUs",
@@ -52,7 +54,7 @@ def deterministic_table(facts: Facts) -> list[Block]:
     groups = facts.same_bits()
     alike = sum(len(g) for g in groups)
     caption = say("What the same bits on any number of GPUs cost. A negative cost is the noise of short runs.")
-    out: list[Block] = [table(head, rows, caption, left=2)]
+    out: list[Block] = [table(head, rows, caption, left=3)]
     if groups:
         found = checks.same_bits(facts)
         words = (

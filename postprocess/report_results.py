@@ -136,7 +136,7 @@ def setting_title(s: Setting):
 
 def setting_table(facts: Facts, s: Setting) -> list[Block]:
     rows, marked = [], False
-    padded = any(facts.ours(s, p, "padded_tokens_per_s") for p in PRECISIONS)
+    padded = not s.fixed and any(facts.ours(s, p, "padded_tokens_per_s") for p in PRECISIONS)
     peers = [system for system in PEERS if any(facts.peer(s, system, p) for p in PRECISIONS)]
     for precision in PRECISIONS:
         mine = facts.ours(s, precision, "tokens_per_s")

@@ -35,35 +35,26 @@ def precision_findings(facts: Facts) -> list:
                 change=change,
             )
         items.append(text)
-    packed = [s for s in facts.ordered_settings() if not s.fixed]
-    for s in packed:
-        fixed = [
-            f
-            for f in facts.ordered_settings()
-            if f.fixed and (f.device, f.mode, f.adapter_rank, f.tokens) == (s.device, s.mode, s.adapter_rank, s.tokens)
-        ]
+    for s in (s for s in facts.single if not s.fixed):
+        alike = lambda f: (f.device, f.mode, f.adapter_rank, f.tokens)  # noqa: E731
+        fixed = next((f for f in facts.single if f.fixed and alike(f) == alike(s)), None)
+        shares = []
         for p in STUDY:
-            a, b = facts.ours(s, p, "tokens_per_s"), facts.ours(fixed[0], p, "tokens_per_s") if fixed else None
+            a, b = facts.ours(s, p, "tokens_per_s"), facts.ours(fixed, p, "tokens_per_s")
             if a and b:
-                items.append(
-                    say(
-                        "Real lengths, packed ({p}): {x} of the tokens/s at one length.",
-                        p=Name(p),
-                        x=percent(a.value / b.value, f"{a.source}; {b.source}"),
-                    )
-                )
+                shares.append(say("{p} {x}", p=Name(p), x=percent(a.value / b.value, f"{a.source}; {b.source}")))
+        if shares:
+            items.append(say("{t}: of the tokens/s at one length {list}.", t=setting_title(s), list=join(shares)))
+        padded = []
         for system in PEERS:
             peer, mine = facts.peer(s, system, "bf16"), facts.ours(s, "bf16", "tokens_per_s")
             if peer and mine:
-                items.append(
-                    say(
-                        "On such lengths {system} pads and reaches {t} real tokens/s{mark}; llmft has {x} of it.",
-                        system=Name(system),
-                        t=rate(peer),
-                        mark="" if peer.here else " in an earlier visit",
-                        x=over(mine, peer),
-                    )
+                mark = "" if peer.here else ", another visit"
+                padded.append(
+                    say("{x} {system}'s ({t}{mark})", x=over(mine, peer), system=Name(system), t=rate(peer), mark=mark)
                 )
+        if padded:
+            items.append(say("On such lengths peers pad; llmft's real tokens/s in bf16 are {list}.", list=join(padded)))
     return items
 
 

@@ -23,7 +23,7 @@ class Study:
             for strategy, ranks in (("none", 1), ("ddp", 2), ("fsdp", 2)):
                 self.add(precision, strategy, ranks)
         self.add("bf16", mode="full", rank=0)
-        self.add("bf16", length=400, longest=2048, name="packed", data="real")
+        self.add("bf16", length=400.5, longest=2048, name="packed", data="real")
         for system, version, speed in (
             ("PEFT", "transformers 5.1, torch 2.1", 50000),
             ("Liger", "liger-kernel 0.8, torch 2.1", 80000),

@@ -135,7 +135,10 @@ def write_run(at: pathlib.Path, run: dict) -> None:
             f"  {k.split('.')[1]}: {v}" for k, v in run["config"].items() if k.startswith(group + ".")
         ]
     (at / "config.yaml").write_text("\n".join(lines) + "\n")
-    results = dict(precision=row["precision"], strategy=row["strategy"], mode=row["mode"]) | run["results"]
+    results = (
+        dict(tokens_per_s=row["tokens_per_s"], precision=row["precision"], strategy=row["strategy"], mode=row["mode"])
+        | run["results"]
+    )
     report = dict(
         format=1,
         command="train",

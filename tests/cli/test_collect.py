@@ -2,7 +2,6 @@
 
 import csv
 import pathlib
-import shutil
 
 import study
 from study_files import run, write_table
@@ -19,8 +18,10 @@ def rows_of(path: pathlib.Path) -> list[dict]:
 
 def test_collect(tmp_path):
     s = study.Study()
+    s.add("bf16", name="exact", deterministic="true")
+    s.add("bf16", name="short")
+    s.cells["short"]["tokens_per_s"] = ""  # shorter than its warm-up
     visit, target = s.write(tmp_path / "visit"), tmp_path / "measured"
-    shutil.move(visit / "quality", tmp_path / "quality")
     config = visit / "runs/packed/config.yaml"
     config.write_text(
         'model: "/home/somebody/model"\ndata: "/data/real"\noutput: "/scratch/x/packed"\n'
@@ -34,9 +35,12 @@ def test_collect(tmp_path):
     done = run("collect.py", visit, "--measured", target, "--set", "model=llama-random", "--set", "data:real=openorca")
     assert done.returncode == 0, done.stderr
     rows = rows_of(target / "benchmarks.csv")
-    assert len(rows) == len(s.cells) and {row["model"] for row in rows} == {"llama-random"}
+    assert len(rows) == len(s.cells) - 2 and "exact" in {row["run"] for row in rows_of(target / "variants.csv")}
+    assert "note: short has no speed" in done.stdout
+    assert {path.name for path in (target / "quality/runs").iterdir()} == set(s.quality_runs)
+    assert {row["model"] for row in rows} == {"llama-random"}
     assert {row["data"] for row in rows} == {"letters-512", "letters-1024", "openorca", ""}
-    assert len(list((target / "runs").iterdir())) == len(s.runs)
+    assert len(list((target / "runs").iterdir())) == len(s.runs) - 1
     assert not (target / "runs/packed/checkpoints").exists()
     assert (
         "somebody" not in (target / "runs/packed/config.yaml").read_text()
