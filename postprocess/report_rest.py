@@ -6,6 +6,7 @@ from document import (
     Block,
     Name,
     Paragraph,
+    Text,
     gigabytes,
     heading,
     join,
@@ -19,7 +20,14 @@ from document import (
 from facts import Facts
 from figures import MODE_NAMES
 from figures_study import PARTS
+from measured import Row
 from style import short_device
+
+
+def told(rows: list[Row]) -> Text:
+    """Where rows were transcribed from."""
+    sources = sorted({row.text("source") for row in rows} - {""})
+    return say(" Rows {it}.", it=Name("; ".join(sources))) if sources else ()
 
 
 def memory_section(facts: Facts, picture) -> list[Block]:
@@ -134,7 +142,10 @@ def preprocess_section(facts: Facts) -> list[Block]:
         table(
             ["", "million rows", "GB of text", "cores", "wall time", "CPU time", "MB/s a core"],
             rows,
-            say("From Parquet to shards ready for training. Rates are of wall time."),
+            say(
+                "From Parquet to shards ready for training. Rates are of wall time.{told}",
+                told=told(facts.m.preprocess),
+            ),
         )
     )
     tokenizers = facts.m.tokenizers
@@ -186,7 +197,9 @@ def preprocess_section(facts: Facts) -> list[Block]:
                 ["tokenizer", "form", "English, first pass", "repeated", "mixed, first pass", "repeated"],
                 body,
                 say(
-                    "MB/s of UTF-8 text on one core, Llama 3's vocabulary; {w}.", w=Name(tokenizers[0].text("machine"))
+                    "MB/s of UTF-8 text on one core, Llama 3's vocabulary; {w}.{told}",
+                    w=Name(tokenizers[0].text("machine")),
+                    told=told(tokenizers),
                 ),
                 left=2,
             )
@@ -232,9 +245,10 @@ def generation_section(facts: Facts) -> list[Block]:
             head,
             body,
             say(
-                "New tokens a second, {p}, {d}; {n} prompt tokens a sequence.",
+                "New tokens a second, {p}, {d}; {n} prompt tokens a sequence.{told}",
                 p=Name(r.text("precision")),
                 d=Name(short_device(r.text("device"))),
+                told=told(rows),
                 n=number(r["prompt_tokens"], r.source("prompt_tokens"), 0),
             ),
             left=2,
