@@ -23,11 +23,9 @@ def fsdp_memory(facts: Facts) -> Check:
     for fsdp in facts.scaled:
         if fsdp.system != "llmft" or fsdp.strategy != "fsdp":
             continue
-        same = ("device", "mode", "precision", "ranks", "tokens", "system", "program")
+        same = ("device", "mode", "precision", "ranks", "tokens", "system", "program", "adapter_rank", "length")
         for ddp in facts.scaled:
             if ddp.strategy != "ddp" or any(getattr(ddp, k) != getattr(fsdp, k) for k in same):
-                continue
-            if ddp.rows[0].adapter_rank != fsdp.rows[0].adapter_rank:
                 continue
             a, b = facts.peak_memory(fsdp.rows[0]), facts.peak_memory(ddp.rows[0])
             if a is None or b is None:

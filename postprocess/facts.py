@@ -112,8 +112,8 @@ class Facts(ScalingFacts, RunFacts, QualityFacts):
         return max(found, key=lambda s: ("H100" in s.device, len(self.single[s])), default=None)
 
     def ordered_settings(self) -> list[Setting]:
-        """Without the original's: most precisions first within a device, H100 first, LoRA before full."""
-        rest = [s for s in self.single if not self.is_original(s)]
+        """Without that of the main table: most precisions first within a device, H100 first, LoRA before full."""
+        rest = [s for s in self.single if s != self.original_setting]
         return sorted(
             rest,
             key=lambda s: (

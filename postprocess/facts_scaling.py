@@ -24,6 +24,8 @@ class Scaled:
     sharding: str  # "full_shard", "shard_grad_op", or ""
     ranks: int
     tokens: int  # a rank and step
+    adapter_rank: int
+    length: float | None  # mean tokens of a sample, to the ten
     device: str
     program: str
     newest: bool  # there is none of a newer program
@@ -78,19 +80,24 @@ class ScalingFacts:
         for (*key, strategy, sharding, ranks, program), rows in groups.items():
             if ranks == 1:
                 continue
-            device, system, mode, _, precision, tokens, _ = key
+            device, system, mode, adapter_rank, precision, tokens, length = key
             alone = groups.get((*key, "none", "", 1, program), []) + groups.get((*key, "ddp", "", 1, program), [])
             alone = alone or groups.get((*key, strategy, sharding, 1, program), [])
             last = newest[*key, strategy, sharding, ranks] == latest(rows)
             one, many = stat(alone, "tokens_per_s"), stat(rows, "tokens_per_s")
+            size = (ranks, tokens, adapter_rank, length)
             found.append(
-                Scaled(
-                    system, mode, precision, strategy, sharding, ranks, tokens, device, program, last, rows, one, many
-                )
+                Scaled(system, mode, precision, strategy, sharding, *size, device, program, last, rows, one, many)
             )
 
         def order(s: Scaled) -> tuple:
-            names = (SYSTEMS.index(s.system), PRECISIONS.index(s.precision), s.tokens, STRATEGIES.index(s.strategy))
+            names = (
+                SYSTEMS.index(s.system),
+                s.tokens,
+                s.length or 0,
+                PRECISIONS.index(s.precision),
+                STRATEGIES.index(s.strategy),
+            )
             return s.device, s.mode == "full", *names, s.sharding, s.ranks, not s.newest, s.program
 
         return sorted(found, key=order)
@@ -100,6 +107,16 @@ class ScalingFacts:
         alike = [s for s in self.scaled if s.device == device and all(getattr(s, k) == v for k, v in wanted.items())]
         return [s for s in alike if s.newest or not newest]
 
+    def main_scaling(self, device: str, **wanted) -> list[Scaled]:
+        """Ours at the one batch a rank and length of samples that was measured with the most strategies and precisions: what
+        sentences speak of. The tables have all."""
+        ours = self.scaled_at(device, system="llmft")
+        sizes = [(s.tokens, s.length) for s in ours]
+        of_size = lambda size: {(s.mode, s.precision, s.strategy) for s in ours if (s.tokens, s.length) == size}  # noqa: E731
+        best = max(dict.fromkeys(sizes), key=lambda size: (len(of_size(size)), size[0]), default=None)
+        chosen = [s for s in ours if (s.tokens, s.length) == best and s.sharding in ("", "full_shard")]
+        return [s for s in chosen if all(getattr(s, k) == v for k, v in wanted.items())]
+
     def ddp_fsdp_pairs(self, device: str) -> list[tuple[Scaled, Scaled]]:
         """DDP and full_shard FSDP of one program, the newest that has both; no strategy is judged across programs."""
         found: dict[tuple, tuple[Scaled, Scaled]] = {}
@@ -108,11 +125,10 @@ class ScalingFacts:
         ]
         for ddp in (s for s in ours if s.strategy == "ddp"):
             for fsdp in (s for s in ours if s.strategy == "fsdp"):
-                same = ("mode", "precision", "ranks", "tokens", "program")
-                alike = all(getattr(ddp, k) == getattr(fsdp, k) for k in same)
-                if not alike or ddp.rows[0].adapter_rank != fsdp.rows[0].adapter_rank:
+                same = ("mode", "precision", "ranks", "tokens", "adapter_rank", "length", "program")
+                if any(getattr(ddp, k) != getattr(fsdp, k) for k in same):
                     continue
-                key = (ddp.mode, ddp.precision, ddp.ranks, ddp.tokens, ddp.rows[0].adapter_rank)
+                key = (ddp.mode, ddp.precision, ddp.ranks, ddp.tokens, ddp.adapter_rank, ddp.length)
                 last = lambda pair: max(row.text("time_utc") for row in pair[0].rows)  # noqa: E731
                 if key not in found or last((ddp, fsdp)) > last(found[key]):
                     found[key] = ddp, fsdp
@@ -129,7 +145,7 @@ class ScalingFacts:
             if b.system == system and a.ranks == b.ranks
         ]
         if mode == "lora":
-            pairs = [pair for pair in pairs if pair[0].rows[0].adapter_rank == pair[1].rows[0].adapter_rank]
+            pairs = [pair for pair in pairs if pair[0].adapter_rank == pair[1].adapter_rank]
         near = lambda pair: -abs(pair[0].tokens - pair[1].tokens)  # noqa: E731
         return max(pairs, key=lambda p: (p[2], p[0].ranks, near(p), p[0].rows[0].text("time_utc")), default=None)
 

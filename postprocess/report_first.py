@@ -66,9 +66,7 @@ def more_of_abstract(facts: Facts, best: str | None) -> list:
     device = facts.scaling_device()
     if device:
         ours = [
-            s
-            for s in facts.scaled_at(device, system="llmft", precision="bf16")
-            if s.sharding in ("", "full_shard") and s.efficiency and s.strategy in ("ddp", "fsdp")
+            s for s in facts.main_scaling(device, precision="bf16") if s.efficiency and s.strategy in ("ddp", "fsdp")
         ]
         ranks = max((s.ranks for s in ours), default=0)
         parts = [
@@ -136,11 +134,8 @@ def tiles(facts: Facts) -> Block:
     ]
     device = facts.scaling_device()
     for strategy in ("ddp", "fsdp"):
-        found = [
-            s
-            for s in facts.scaled_at(device or "", system="llmft", mode="lora", precision="bf16", strategy=strategy)
-            if s.sharding in ("", "full_shard") and s.efficiency
-        ]
+        found = facts.main_scaling(device or "", mode="lora", precision="bf16", strategy=strategy)
+        found = [s for s in found if s.efficiency]
         if found:
             s = max(found, key=lambda s: s.ranks)
             items.append(

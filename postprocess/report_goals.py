@@ -88,13 +88,7 @@ def goals(facts: Facts) -> Block:
         ("lora", "fsdp", "efficiency_fsdp"),
         ("full", "fsdp", "efficiency_fsdp_full"),
     ):
-        found = [
-            s
-            for s in facts.scaled_at(
-                device or "", system="llmft", mode=mode, precision="bf16", strategy=strategy, ranks=2
-            )
-            if s.sharding in ("", "full_shard")
-        ]
+        found = facts.main_scaling(device or "", mode=mode, precision="bf16", strategy=strategy, ranks=2)
         value = found[0].efficiency if found else None
         add(
             say(

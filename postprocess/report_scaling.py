@@ -72,6 +72,11 @@ def published_table(facts: Facts) -> Block:
     return table(head, rows, say("The published study's scaling."))
 
 
+def trains(s: Scaled):
+    mode = say("LoRA r = {r}", r=number(s.adapter_rank, s.many.source, 0)) if s.mode == "lora" else say("full")
+    return mode + say(" {p}", p=Name(s.precision))
+
+
 def scaling_table(facts: Facts, device: str) -> Block:
     rows = []
     for s in facts.scaled_at(device, newest=False):
@@ -81,10 +86,11 @@ def scaling_table(facts: Facts, device: str) -> Block:
         rows.append(
             [
                 Name(" ".join([s.system, s.rows[0].text("commit")]).strip()),
-                say("{mode} {p}", mode=Name(figures.MODE_NAMES[s.mode]), p=Name(s.precision)),
+                trains(s),
                 say("{n}", n=strategy_name(s)),
                 many,
                 number(s.tokens, source, 0),
+                number(s.rows[0].mean_length, s.rows[0].source("sample_length_mean"), 0),
                 rate(s.one) if s.one else MISSING,
                 rate(s.many),
                 percent(s.efficiency, source),
@@ -98,6 +104,7 @@ def scaling_table(facts: Facts, device: str) -> Block:
         "strategy",
         "GPUs",
         "tokens a rank and step",
+        "a sample",
         "tokens/s on one",
         "tokens/s",
         "efficiency",
@@ -109,7 +116,7 @@ def scaling_table(facts: Facts, device: str) -> Block:
         "least and most of the ranks (of a peer, rank zero's memory). Peers: PEFT is transformers and PEFT with autocast, FSDP its FSDP2; Liger has bf16 weights.",
         device=Name(short_device(device)),
     )
-    return table(head, rows, caption, left=3, strong=(6,))
+    return table(head, rows, caption, left=3, strong=(7,))
 
 
 def beside_peers(facts: Facts, device: str) -> list:
@@ -139,7 +146,7 @@ def beside_peers(facts: Facts, device: str) -> list:
 
 def findings(facts: Facts, device: str) -> list:
     items = []
-    ours = [s for s in facts.scaled_at(device, system="llmft") if s.sharding in ("", "full_shard")]
+    ours = facts.main_scaling(device)
     pairs = facts.ddp_fsdp_pairs(device)
     if pairs:
         faster = [(d, f) for d, f in pairs if d.many.value > f.many.value]
