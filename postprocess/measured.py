@@ -101,6 +101,9 @@ class Cell(Row):
 
     @property
     def samples_per_s(self) -> float | None:
+        """Where steps have different numbers of samples, of the run: a median of them is of other steps than that of tokens/s."""
+        if self["tokens_per_s"] and self["samples"] and self["tokens"] and not self.fixed:
+            return self["tokens_per_s"] * self["samples"] / self["tokens"]
         if self["samples_per_s"] or not self["tokens_per_s"] or not self.mean_length:
             return self["samples_per_s"]
         return self["tokens_per_s"] / self.mean_length
