@@ -68,7 +68,12 @@ endif()
 # Open MPI's C++ bindings are not used; without this its header asks for libmpi_cxx, which newer versions lack.
 target_compile_definitions(llmft_comm PRIVATE OMPI_SKIP_MPICXX=1 MPICH_SKIP_MPICXX=1)
 
-# What run.json and 'llmft info' call this build; the commit is that of the last configure.
+# What run.json and 'llmft info' call this build: CMake runs again when the commit is another.
+execute_process(COMMAND git -C ${CMAKE_SOURCE_DIR} rev-parse --path-format=absolute --git-path logs/HEAD
+                OUTPUT_VARIABLE git_log OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+if(EXISTS "${git_log}")
+  set_property(DIRECTORY ${CMAKE_SOURCE_DIR} APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${git_log})
+endif()
 execute_process(COMMAND git -C ${CMAKE_SOURCE_DIR} rev-parse --short HEAD OUTPUT_VARIABLE git_commit
                 OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
 set_source_files_properties(${CMAKE_SOURCE_DIR}/src/report/machine.cpp PROPERTIES COMPILE_DEFINITIONS
