@@ -7,6 +7,7 @@
 #include "llmft/base/log.hpp"
 #include "llmft/base/text.hpp"
 #include "llmft/cli/commands.hpp"
+#include "llmft/report/machine.hpp"
 
 namespace {
 
@@ -30,6 +31,11 @@ int main(int argc, char** argv) {
   if (args.empty() || args[0] == "--help" || args[0] == "-h" || args[0] == "help") {
     fmt::print("{}", program_help());
     return args.empty() ? kExitUser : kExitOk;
+  }
+  if (args[0] == "--version" || args[0] == "-V") {
+    BuildInfo build = build_info();
+    fmt::print("llmft {}{}\n", build.version, build.git.empty() ? "" : " (" + build.git + ")");
+    return kExitOk;
   }
   return run_guard(nullptr, [&] {
     const Command& command = find_command(args[0]);

@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import pathlib
+import re
 import shutil
 import signal
 import time
@@ -424,6 +425,11 @@ def test_early_stop(train, tmp_path):
     assert (results["steps"], results["planned_steps"], results["early_stopped"]) == (2, 50, True)
     assert "stopped early" in run.stderr and run.report()["finished"]
     assert "nothing left to do after step 2" in train(tmp_path / "run", *options, "--resume").stderr
+
+
+def test_version():
+    done = llmft("--version")
+    assert done.returncode == 0 and re.fullmatch(r"llmft \d+\.\d+\.\d+( \([0-9a-f]+\))?\n", done.stdout)
 
 
 def test_help_lists_every_option_with_examples():
