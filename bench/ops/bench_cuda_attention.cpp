@@ -46,7 +46,6 @@ struct Setting {
   DType type;
   MatmulMode mode;
   int64_t lse_gap;
-  const char* tiles = "000";
   const char* backward = "warps";
 };
 
@@ -56,7 +55,6 @@ void attention(benchmark::State& state, const Setting& setting, const Pack& pack
     state.SkipWithError("no GPU on this machine");
     return;
   }
-  setenv("LLMFT_ATTENTION_TILES", setting.tiles, 1);
   setenv("LLMFT_ATTENTION_BACKWARD", setting.backward, 1);
   auto device = make_cuda_device(0);
   auto ops = make_cuda_ops(*device, setting.mode, KernelChoice::fixed);
@@ -127,10 +125,10 @@ int register_all() {
   const std::vector<Setting> settings = {
       {"f32 own", DType::f32, MatmulMode::f32, 0},
       {"tf32 own", DType::f32, MatmulMode::tf32, 0},
-      {"tf32 halves", DType::f32, MatmulMode::tf32, 0, "000", "halves"},
-      {"tf32 groups", DType::f32, MatmulMode::tf32, 0, "000", "groups"},
+      {"tf32 halves", DType::f32, MatmulMode::tf32, 0, "halves"},
+      {"tf32 groups", DType::f32, MatmulMode::tf32, 0, "groups"},
       {"bf16 own", DType::bf16, MatmulMode::f32, 1},
-      {"bf16 groups", DType::bf16, MatmulMode::f32, 1, "000", "groups"},
+      {"bf16 groups", DType::bf16, MatmulMode::f32, 1, "groups"},
       {"bf16 library", DType::bf16, MatmulMode::f32, 0},
       {"f16 own", DType::f16, MatmulMode::f32, 1},
       {"f16 library", DType::f16, MatmulMode::f32, 0},
@@ -156,24 +154,6 @@ int register_all() {
         }
       }
     }
-  for (size_t type = 1; type < 6; ++type)
-    for (int pack = 0; pack < 3; pack += 2)
-      for (const char* tiles :
-           {"100", "200", "300", "400", "010", "020", "030", "040", "001", "002", "003", "004"}) {
-        Direction direction = tiles[0] == '0' ? Direction::backward : Direction::forward;
-        Setting setting = settings[type];
-        setting.tiles = tiles;
-        std::string name = fmt::format("attention/{}/{}/{}/tiles {}",
-                                       direction == Direction::forward ? "forward" : "backward",
-                                       packs[static_cast<size_t>(pack)].name, setting.name, tiles);
-        benchmark::RegisterBenchmark(name.c_str(),
-                                     [=, p = packs[static_cast<size_t>(pack)]](benchmark::State& s) {
-                                       attention(s, setting, p, {32, 8, 64}, direction);
-                                     })
-            ->UseManualTime()
-            ->Unit(benchmark::kMillisecond)
-            ->Iterations(4);
-      }
   return 0;
 }
 const int registered = register_all();

@@ -22,11 +22,6 @@ constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * kWarp;
 constexpr float kLog2e = 1.4426950408889634f;
 
-// How f32 become tf32: in_tile: once, to nearest, in shared memory. in_use: whenever a word is read, by a
-// multiplication with 1 + 0.69 * 2^-11, before the mma drops 13 bits: right on average, errors up to 1.3
-// rather than 1 * 2^-11, and NaN and infinities stay.
-enum class Rounding { in_tile, in_use };
-
 template <class S>
 constexpr bool kIsF32 = std::is_same_v<S, float>;
 
@@ -146,9 +141,9 @@ __device__ inline uint32_t tf32_of_number(float x) {
   return __float_as_uint(x) + 0x1000u;
 }
 // A thread's own chunks of a tile, which it has copied, as the products take them: f32 become tf32.
-template <class S, int D, int Rows, Rounding kHow>
+template <class S, int D, int Rows>
 __device__ void round_tile(uint32_t tile) {
-  if constexpr (kIsF32<S> && kHow == Rounding::in_tile) {
+  if constexpr (kIsF32<S>) {
     OwnChunks<S, D, Rows> own;
 #pragma unroll
     for (int i = 0; i < own.kCount; ++i) {
@@ -180,21 +175,8 @@ __device__ void multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uin
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-template <class S, Rounding kHow>
-__device__ uint32_t operand(uint32_t x) {
-  if constexpr (kIsF32<S> && kHow == Rounding::in_use)
-    return __float_as_uint(__uint_as_float(x) * (1.0f + 0.69f / 2048));
-  else
-    return x;
-}
-template <class S, Rounding kHow>
-__device__ void make_operands(uint32_t (&x)[4]) {
-#pragma unroll
-  for (int i = 0; i < 4; ++i) x[i] = operand<S, kHow>(x[i]);
-}
-
 // sums[m][n] += A B^T, A: 16 Ms rows from `first` on, B: N rows; both tiles of D columns.
-template <class S, int D, int Ms, int N, Rounding kHow>
+template <class S, int D, int Ms, int N>
 __device__ void product_nt(uint32_t a, int first, uint32_t b, float (&sums)[Ms][N / 8][4]) {
   using L = Layout<S, D>;
   int lane = static_cast<int>(threadIdx.x) % kWarp;
@@ -207,16 +189,12 @@ __device__ void product_nt(uint32_t a, int first, uint32_t b, float (&sums)[Ms][
     for (int m = 0; m < Ms; ++m) {
       read_fragments(a + L::moved(a_place, 2 * m, chunk), x[m][0]);
       read_fragments(a + L::moved(a_place, 2 * m, chunk + 2), x[m][1]);
-      make_operands<S, kHow>(x[m][0]);
-      make_operands<S, kHow>(x[m][1]);
     }
 #pragma unroll
     for (int n = 0; n < N / 8; n += 2) {
       uint32_t y[2][4];
       read_fragments(b + L::moved(b_place, n, chunk), y[0]);
       read_fragments(b + L::moved(b_place, n + 1, chunk), y[1]);
-      make_operands<S, kHow>(y[0]);
-      make_operands<S, kHow>(y[1]);
       // an mma waits for the one before on the same sums: others lie between
 #pragma unroll
       for (int half = 0; half < 2; ++half)
@@ -239,7 +217,7 @@ __device__ uint32_t two_words(float low, float high) {
 enum class Values { any, probabilities };
 // sums[m][..] += P B, P: 16 Ms x N as a product left it, B: N rows of D columns. Columns of sums: see
 // write_sums.
-template <class S, int D, int Ms, int N, Rounding kHow, Values kValues>
+template <class S, int D, int Ms, int N, Values kValues>
 __device__ void product_nn(const float (&p)[Ms][N / 8][4], uint32_t b, float (&sums)[Ms][D / 8][4]) {
   using L = Layout<S, D>;
   int lane = static_cast<int>(threadIdx.x) % kWarp;
@@ -262,8 +240,6 @@ __device__ void product_nn(const float (&p)[Ms][N / 8][4], uint32_t b, float (&s
       for (int c = 0; c < D / 32; ++c) {
         uint4 x = read_16(b + L::moved(even, k, 8 * c));
         uint4 y = read_16(b + L::moved(odd, k, 8 * c));
-        x = {operand<S, kHow>(x.x), operand<S, kHow>(x.y), operand<S, kHow>(x.z), operand<S, kHow>(x.w)};
-        y = {operand<S, kHow>(y.x), operand<S, kHow>(y.y), operand<S, kHow>(y.z), operand<S, kHow>(y.w)};
 #pragma unroll
         for (int m = 0; m < Ms; ++m) {
           multiply<S>(sums[m][4 * c + 0], a[m], x.x, y.x);
@@ -351,18 +327,12 @@ void launch(Kernel kernel, cudaStream_t stream, int64_t blocks, int bytes, const
 
 // What to choose a block's tiles from. Ms: tiles of 16 rows that a warp owns. N: rows of the other side a
 // step. Blocks: that share a multiprocessor.
-template <int kMs, int kN, int kBlocksEach, Rounding kRounding = Rounding::in_tile>
+template <int kMs, int kN, int kBlocksEach>
 struct TileChoice {
-  static constexpr Rounding kHow = kRounding;
   static constexpr int Ms = kMs;
   static constexpr int N = kN;
   static constexpr int kBlocks = kBlocksEach;
 };
-// LLMFT_ATTENTION_TILES: a digit each for forward, dQ, dK and dV, to measure the choices.
-inline int tiles_wanted(int kernel) {
-  const char* wanted = std::getenv("LLMFT_ATTENTION_TILES");
-  return wanted == nullptr || std::strlen(wanted) < 3 ? 0 : wanted[kernel] - '0';
-}
 
 template <class F>
 void with_mma_head_dim(int head_dim, F&& f) {

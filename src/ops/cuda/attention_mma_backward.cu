@@ -157,11 +157,11 @@ __global__ void __launch_bounds__(kThreads, Choice::kBlocks)
   for (int step = 0; step < steps; ++step) {
     copies_end();
     if (step == 0) {
-      round_tile<S, D, Tiles::kOwned, Choice::kHow>(queries);
-      round_tile<S, D, Tiles::kOwned, Choice::kHow>(douts);
+      round_tile<S, D, Tiles::kOwned>(queries);
+      round_tile<S, D, Tiles::kOwned>(douts);
     }
-    round_tile<S, D, N, Choice::kHow>(keys + (step & 1) * Tiles::kStepBytes);
-    round_tile<S, D, N, Choice::kHow>(values + (step & 1) * Tiles::kStepBytes);
+    round_tile<S, D, N>(keys + (step & 1) * Tiles::kStepBytes);
+    round_tile<S, D, N>(values + (step & 1) * Tiles::kStepBytes);
     __syncthreads();
     if (step + 1 < steps) copy_keys(step + 1);
     int first_key = step * N, first_query = begin + warp_first;
@@ -170,8 +170,8 @@ __global__ void __launch_bounds__(kThreads, Choice::kBlocks)
     uint32_t step_values = values + (step & 1) * Tiles::kStepBytes;
 
     float p[Ms][N / 8][4] = {}, ds[Ms][N / 8][4] = {};
-    product_nt<S, D, Ms, N, Choice::kHow>(queries, warp_first, step_keys, p);
-    product_nt<S, D, Ms, N, Choice::kHow>(douts, warp_first, step_values, ds);
+    product_nt<S, D, Ms, N>(queries, warp_first, step_keys, p);
+    product_nt<S, D, Ms, N>(douts, warp_first, step_values, ds);
     bool whole = first_key + N - 1 <= first_query;
 #pragma unroll
     for (int m = 0; m < Ms; ++m)
@@ -183,7 +183,7 @@ __global__ void __launch_bounds__(kThreads, Choice::kBlocks)
           float value = seen ? exp2_fast(fmaf(p[m][n][e], factor, -shift[m][e / 2])) : 0.0f;
           ds[m][n][e] = value * (ds[m][n][e] - deltas[m][e / 2]);
         }
-    product_nn<S, D, Ms, N, Choice::kHow, Values::any>(ds, step_keys, sums);
+    product_nn<S, D, Ms, N, Values::any>(ds, step_keys, sums);
   }
   float factors[Ms][2];
 #pragma unroll
@@ -265,11 +265,11 @@ __global__ void __launch_bounds__(kThreads, Choice::kBlocks)
   for (int step = 0; step < steps; ++step) {
     copies_end();
     if (step == 0) {
-      round_tile<S, D, Tiles::kOwned, Choice::kHow>(keys);
-      round_tile<S, D, Tiles::kOwned, Choice::kHow>(values);
+      round_tile<S, D, Tiles::kOwned>(keys);
+      round_tile<S, D, Tiles::kOwned>(values);
     }
-    round_tile<S, D, N, Choice::kHow>(queries + (step & 1) * Tiles::kStepBytes);
-    round_tile<S, D, N, Choice::kHow>(douts + (step & 1) * Tiles::kStepBytes);
+    round_tile<S, D, N>(queries + (step & 1) * Tiles::kStepBytes);
+    round_tile<S, D, N>(douts + (step & 1) * Tiles::kStepBytes);
     __syncthreads();
     if (step + 1 < steps) copy_queries(step + 1);
     int first_query = begin + step % per_head * N, first_key = begin + warp_first;
@@ -281,7 +281,7 @@ __global__ void __launch_bounds__(kThreads, Choice::kBlocks)
     if constexpr (kScaled) whole = whole && first_query + N <= place.length;
 
     float p[Ms][N / 8][4] = {}, ds[Ms][N / 8][4] = {};
-    product_nt<S, D, Ms, N, Choice::kHow>(keys, warp_first, step_queries, p);
+    product_nt<S, D, Ms, N>(keys, warp_first, step_queries, p);
 #pragma unroll
     for (int n = 0; n < N / 8; ++n) {
       float2 pair = read_pair(lses + terms + 8 * n * static_cast<int>(sizeof(float)));
@@ -297,8 +297,8 @@ __global__ void __launch_bounds__(kThreads, Choice::kBlocks)
           p[m][n][e] = seen ? exp2_fast(fmaf(p[m][n][e], factor, -shift[e % 2])) : 0.0f;
         }
     }
-    product_nn<S, D, Ms, N, Choice::kHow, Values::probabilities>(p, step_douts, dv_sums);
-    product_nt<S, D, Ms, N, Choice::kHow>(values, warp_first, step_douts, ds);
+    product_nn<S, D, Ms, N, Values::probabilities>(p, step_douts, dv_sums);
+    product_nt<S, D, Ms, N>(values, warp_first, step_douts, ds);
 #pragma unroll
     for (int n = 0; n < N / 8; ++n) {
       float2 pair = read_pair(deltas + terms + 8 * n * static_cast<int>(sizeof(float)));
@@ -307,7 +307,7 @@ __global__ void __launch_bounds__(kThreads, Choice::kBlocks)
 #pragma unroll
         for (int e = 0; e < 4; ++e) ds[m][n][e] = p[m][n][e] * (ds[m][n][e] - (e % 2 == 0 ? pair.x : pair.y));
     }
-    product_nn<S, D, Ms, N, Choice::kHow, Values::any>(ds, step_queries, dk_sums);
+    product_nn<S, D, Ms, N, Values::any>(ds, step_queries, dk_sums);
   }
   float back = kScaled ? exp2_whole(top) : 1.0f, factors[Ms][2];
 #pragma unroll
@@ -374,24 +374,8 @@ Halves half_backward(cudaStream_t stream, const AttentionSizes& sizes, const Hea
                     shift, sizes.heads, delta, halves,
                     RotationTable{});  // the tf32 kernels in their place do not rotate
   } else {
-    int wanted = tiles_wanted(2);
-    if (wanted == 1)
-      launch_keys(TileChoice<2, 16, 2>{});
-    else if (wanted == 2)
-      launch_keys(TileChoice<1, 64, 2>{});
-    else if (wanted == 3)
-      launch_keys(TileChoice<1, 32, 3>{});
-    else
-      launch_keys(TileChoice<2, 32, 2>{});
-    wanted = tiles_wanted(1);
-    if (wanted == 1)
-      launch_queries(TileChoice<2, 64, 2>{});
-    else if (wanted == 2)
-      launch_queries(TileChoice<1, 64, 3>{});
-    else if (wanted == 3)
-      launch_queries(TileChoice<1, 64, 4>{});
-    else
-      launch_queries(TileChoice<2, 32, 2>{});
+    launch_keys(TileChoice<2, 32, 2>{});
+    launch_queries(TileChoice<2, 32, 2>{});
   }
   return halves;
 }
@@ -452,28 +436,8 @@ bool tensor_attention_backward(cudaStream_t stream, const AttentionSizes& sizes,
         launch_keys(mma::TileChoice<1, 32, blocks_each>{});
         launch_queries(mma::TileChoice<1, 32, blocks_each>{});
       } else {
-        int wanted = mma::tiles_wanted(2);
-        if (wanted == 1)
-          launch_keys(mma::TileChoice<2, 16, 2>{});
-        else if (wanted == 2)
-          launch_keys(mma::TileChoice<1, 64, 2>{});
-        else if (wanted == 3)
-          launch_keys(mma::TileChoice<1, 32, 3>{});
-        else if (wanted == 4)
-          launch_keys(mma::TileChoice<2, 32, 2, mma::Rounding::in_use>{});
-        else
-          launch_keys(mma::TileChoice<2, 32, 2>{});
-        wanted = mma::tiles_wanted(1);
-        if (wanted == 1)
-          launch_queries(mma::TileChoice<2, 16, 2>{});
-        else if (wanted == 2)
-          launch_queries(mma::TileChoice<1, 64, 2>{});
-        else if (wanted == 3)
-          launch_queries(mma::TileChoice<1, 32, 3>{});
-        else if (wanted == 4)
-          launch_queries(mma::TileChoice<2, 32, 2, mma::Rounding::in_use>{});
-        else
-          launch_queries(mma::TileChoice<2, 32, 2>{});
+        launch_keys(mma::TileChoice<2, 32, 2>{});
+        launch_queries(mma::TileChoice<2, 32, 2>{});
       }
     });
   });

@@ -53,16 +53,16 @@ __global__ void __launch_bounds__(kThreads, Choice::kBlocks)
 
   for (int step = 0; step < steps; ++step) {
     copies_end();
-    if (step == 0) round_tile<S, D, Tiles::kQueries, Choice::kHow>(queries);
-    round_tile<S, D, N, Choice::kHow>(keys + (step & 1) * Tiles::kKeyBytes);
-    round_tile<S, D, N, Choice::kHow>(values + (step & 1) * Tiles::kKeyBytes);
+    if (step == 0) round_tile<S, D, Tiles::kQueries>(queries);
+    round_tile<S, D, N>(keys + (step & 1) * Tiles::kKeyBytes);
+    round_tile<S, D, N>(values + (step & 1) * Tiles::kKeyBytes);
     __syncthreads();
     if (step + 1 < steps) copy_keys(step + 1);
     int first_key = step * N, first_query = begin + warp_first;
     if (first_key > first_query + 16 * Ms - 1) continue;
 
     float p[Ms][N / 8][4] = {};
-    product_nt<S, D, Ms, N, Choice::kHow>(queries, warp_first, keys + (step & 1) * Tiles::kKeyBytes, p);
+    product_nt<S, D, Ms, N>(queries, warp_first, keys + (step & 1) * Tiles::kKeyBytes, p);
     if (first_key + N - 1 > first_query) {
 #pragma unroll
       for (int m = 0; m < Ms; ++m)
@@ -102,8 +102,7 @@ __global__ void __launch_bounds__(kThreads, Choice::kBlocks)
             for (int e = 2 * half; e < 2 * half + 2; ++e) sums[m][n][e] *= correction;
         }
       }
-    product_nn<S, D, Ms, N, Choice::kHow, Values::probabilities>(p, values + (step & 1) * Tiles::kKeyBytes,
-                                                                 sums);
+    product_nn<S, D, Ms, N, Values::probabilities>(p, values + (step & 1) * Tiles::kKeyBytes, sums);
   }
 
   float factors[Ms][2];
@@ -147,17 +146,7 @@ void tensor_attention(cudaStream_t stream, const AttentionSizes& sizes, const Ma
       if constexpr (D == 128) {
         launch(mma::TileChoice < 1, mma::kIsF32<S> ? 32 : 64, 2 > {});
       } else {
-        int wanted = mma::tiles_wanted(0);
-        if (wanted == 1)
-          launch(mma::TileChoice<2, 32, 2>{});
-        else if (wanted == 2)
-          launch(mma::TileChoice<1, 64, 2>{});
-        else if (wanted == 3)
-          launch(mma::TileChoice<1, 32, 3>{});
-        else if (wanted == 4)
-          launch(mma::TileChoice<2, 64, 2, mma::Rounding::in_use>{});
-        else
-          launch(mma::TileChoice<2, 64, 2>{});
+        launch(mma::TileChoice<2, 64, 2>{});
       }
     });
   });

@@ -118,8 +118,8 @@ __device__ inline uint32_t aligned_base(const void* shared) {
 }
 
 // S: what is multiplied; T: what comes out, f32 for scaled halves.
-template <class S, class T, int kBlocks>
-__global__ void __launch_bounds__(kThreads, kBlocks)
+template <class S, class T>
+__global__ void __launch_bounds__(kThreads, 4)
     dq_kernel(AttentionSizes sizes, Heads<S> q, Heads<S> k, Heads<S> v, Heads<S> dout, Heads<T> dq,
               const float* __restrict__ lse, int64_t lse_ld, const float* __restrict__ delta, Halves halves,
               RotationTable rotation) {
@@ -212,8 +212,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
 }
 
 // shift: lse, or for scaled halves what the exponents leave of it times log2 e.
-template <class S, class T, int kBlocks>
-__global__ void __launch_bounds__(kThreads, kBlocks)
+template <class S, class T>
+__global__ void __launch_bounds__(kThreads, 3)
     dkv_kernel(AttentionSizes sizes, Heads<S> q, Heads<S> k, Heads<S> v, Heads<S> dout, Heads<T> dk,
                Heads<T> dv, const float* __restrict__ shift, int64_t shift_ld,
                const float* __restrict__ delta, Halves halves, RotationTable rotation) {
@@ -337,11 +337,9 @@ void hopper_backward(cudaStream_t stream, const AttentionSizes& sizes, const Bac
                      const float* delta, const Halves& halves, const RotationTable& rotation) {
   constexpr int bytes = 1024 + 6 * kTileBytes;
   int64_t tiles = most_work<kRows>(sizes);
-  auto* keys_kernel = tiles_wanted(2) == 1 ? dkv_kernel<S, T, 2> : dkv_kernel<S, T, 3>;
-  launch(keys_kernel, stream, tiles * sizes.kv_heads, bytes + 1024, sizes, x.q, x.k, x.v, x.dout, x.dk, x.dv,
-         shift, shift_ld, delta, halves, rotation);
-  auto* queries_kernel = tiles_wanted(1) == 1 ? dq_kernel<S, T, 3> : dq_kernel<S, T, 4>;
-  launch(queries_kernel, stream, tiles * sizes.heads, bytes, sizes, x.q, x.k, x.v, x.dout, x.dq, lse, lse_ld,
+  launch(dkv_kernel<S, T>, stream, tiles * sizes.kv_heads, bytes + 1024, sizes, x.q, x.k, x.v, x.dout, x.dk,
+         x.dv, shift, shift_ld, delta, halves, rotation);
+  launch(dq_kernel<S, T>, stream, tiles * sizes.heads, bytes, sizes, x.q, x.k, x.v, x.dout, x.dq, lse, lse_ld,
          delta, halves, rotation);
 }
 
