@@ -63,7 +63,8 @@ std::string program_help() {
   for (const Command& command : kCommands)
     text += fmt::format("  {:<11} {}\n", command.name, command.summary);
   text +=
-      "\n'llmft COMMAND --help' lists a command's options, with examples; 'llmft --version' names the build.\n\n"
+      "\n'llmft COMMAND --help' lists a command's options, with examples.\n"
+      "'llmft --version' names the build.\n\n"
       "examples:\n"
       "  llmft preprocess --input data/*.parquet --tokenizer models/Llama-3.2-1B --output shards/orca "
       "--validation 0.01\n"
