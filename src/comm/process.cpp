@@ -156,18 +156,20 @@ void Process::abort(int exit_code) const {
 
 struct SharedCounter::State {
   MPI_Win window = MPI_WIN_NULL;
-  uint64_t* value = nullptr;
+  uint64_t* values = nullptr;
   int exceptions = std::uncaught_exceptions();
 };
 
-SharedCounter::SharedCounter(const Process& process, uint64_t start) : state_(std::make_unique<State>()) {
-  MPI_Aint bytes = process.is_root() ? sizeof(uint64_t) : 0;
-  MPI_Win_allocate(bytes, sizeof(uint64_t), MPI_INFO_NULL, MPI_COMM_WORLD, &state_->value, &state_->window);
+SharedCounter::SharedCounter(const Process& process, size_t counters) : state_(std::make_unique<State>()) {
+  size_t here = process.is_root() ? counters : 0;
+  MPI_Win_allocate(static_cast<MPI_Aint>(here * sizeof(uint64_t)), sizeof(uint64_t), MPI_INFO_NULL,
+                   MPI_COMM_WORLD, &state_->values, &state_->window);
   MPI_Win_lock_all(0, state_->window);
-  if (process.is_root()) {
-    MPI_Accumulate(&start, 1, MPI_UINT64_T, 0, 0, 1, MPI_UINT64_T, MPI_REPLACE, state_->window);
-    MPI_Win_flush(0, state_->window);
-  }
+  uint64_t zero = 0;
+  for (size_t i = 0; i < here; ++i)
+    MPI_Accumulate(&zero, 1, MPI_UINT64_T, 0, static_cast<MPI_Aint>(i), 1, MPI_UINT64_T, MPI_REPLACE,
+                   state_->window);
+  if (here > 0) MPI_Win_flush(0, state_->window);
   MPI_Barrier(MPI_COMM_WORLD);
 }
 
@@ -179,10 +181,10 @@ SharedCounter::~SharedCounter() {
   MPI_Win_free(&state_->window);
 }
 
-uint64_t SharedCounter::next() {
+uint64_t SharedCounter::next(size_t counter) {
   uint64_t one = 1;
   uint64_t claimed = 0;
-  MPI_Fetch_and_op(&one, &claimed, MPI_UINT64_T, 0, 0, MPI_SUM, state_->window);
+  MPI_Fetch_and_op(&one, &claimed, MPI_UINT64_T, 0, static_cast<MPI_Aint>(counter), MPI_SUM, state_->window);
   MPI_Win_flush(0, state_->window);
   return claimed;
 }

@@ -19,6 +19,7 @@
 #include "llmft/base/text.hpp"
 #include "row_stream.hpp"
 #include "sample_maker.hpp"
+#include "shard_claims.hpp"
 #include "shard_sink.hpp"
 #include "timed_tokenizer.hpp"
 
@@ -62,13 +63,11 @@ class Making {
     for (const std::string& text : process_.all_gather(shards.dump()))
       for (const json& shard : json::parse(text)) whole.insert(shard.get<uint64_t>());
     times_.wait += watch.seconds();
-    std::vector<uint64_t> to_do;
     for (uint64_t shard = 0; shard < job_.shards(); ++shard) {
       if (whole.contains(shard)) continue;
-      to_do.push_back(shard);
+      to_do_.push_back(shard);
       rows_to_do_ += job_.end_row(shard) - job_.first_row(shard);
     }
-    units_ = claim_units(sources_, job_.rows_per_shard, to_do);
     MadeShards made = make();
     for (size_t split = 0; split < job_.splits.size(); ++split) made.totals[split].add(kept.totals[split]);
     made.shards.merge(kept.shards);
@@ -102,7 +101,7 @@ class Making {
   MadeShards make() {
     Progress progress("preprocess", rows_to_do_);
     Stopwatch since_start;
-    SharedCounter claims(process_);
+    ShardClaims claims(process_, sources_, job_.rows_per_shard, to_do_);
     SharedCounter blocks(process_);
     SharedCounter left(process_);
     auto show = [&](uint64_t counted) {
@@ -120,11 +119,11 @@ class Making {
       Stopwatch watch;
       if (more && rows.idle()) {
         if (unit.empty()) {
-          uint64_t i = claims.next();
-          more = i < units_.size();
-          if (more) unit.assign(units_[i].begin(), units_[i].end());
+          std::vector<uint64_t> next = claims.next();
+          unit.assign(next.begin(), next.end());
         }
-        if (!unit.empty()) {
+        more = !unit.empty();
+        if (more) {
           uint64_t shard = unit.front();
           unit.pop_front();
           claimed.push_back(shard);
@@ -241,7 +240,7 @@ class Making {
   TimedTokenizer tokenizer_;
   SampleMaker maker_;
   std::chrono::milliseconds slowness_;
-  std::vector<std::vector<uint64_t>> units_;
+  std::vector<uint64_t> to_do_;  // shards
   uint64_t rows_to_do_ = 0;
   // Of the shard in work, by split.
   std::array<ShardCounts, 2> counts_;

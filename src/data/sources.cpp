@@ -165,33 +165,4 @@ Sources share_sources(const Process& process, const std::string& input, StageTim
   return sources;
 }
 
-std::vector<std::vector<uint64_t>> claim_units(const Sources& sources, uint64_t rows_per_shard,
-                                               const std::vector<uint64_t>& to_do) {
-  constexpr size_t kNone = ~size_t{0};
-  auto file_of = [&, piece = size_t{0}, end = uint64_t{0}](uint64_t row) mutable {
-    // Rows come in ascending order; end: of the pieces before `piece`.
-    while (row >= end) end += sources.pieces[piece++].rows.value();
-    size_t file = sources.pieces[piece - 1].file;
-    SourceFormat format = sources.files[file].format;
-    return format == SourceFormat::jsonl_gzip || format == SourceFormat::jsonl_zstd ? file : kNone;
-  };
-  std::vector<std::vector<uint64_t>> together;
-  std::vector<std::vector<uint64_t>> single;
-  size_t last = kNone;
-  for (uint64_t shard : to_do) {
-    size_t file = file_of(shard * rows_per_shard);
-    if (file == kNone) {
-      single.push_back({shard});
-    } else if (file == last) {
-      together.back().push_back(shard);
-    } else {
-      together.push_back({shard});
-    }
-    last = file;
-  }
-  std::stable_sort(together.begin(), together.end(), [](auto& a, auto& b) { return a.size() > b.size(); });
-  together.insert(together.end(), single.begin(), single.end());
-  return together;
-}
-
 }  // namespace llmft

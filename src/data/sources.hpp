@@ -24,10 +24,4 @@ struct Sources {
 // are counted as a whole, each by one rank. Holds one block.
 Sources share_sources(const Process& process, const std::string& input, StageTimes& times);
 
-// Shards that one rank should make, one after another. A compressed file can only be read from its start, so
-// the shards that begin in one belong together, and the longest such run comes first; every other shard is on
-// its own, in order. to_do: ascending.
-std::vector<std::vector<uint64_t>> claim_units(const Sources& sources, uint64_t rows_per_shard,
-                                               const std::vector<uint64_t>& to_do);
-
 }  // namespace llmft

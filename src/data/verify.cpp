@@ -20,6 +20,7 @@
 #include "llmft/data/orca_reader.hpp"
 #include "llmft/data/shard_file.hpp"
 #include "output_folder.hpp"
+#include "shard_claims.hpp"
 #include "shard_job.hpp"
 #include "sources.hpp"
 
@@ -245,11 +246,10 @@ class Verification {
                         *tokenizer_);
       std::vector<uint64_t> all(m.shards.size());
       std::iota(all.begin(), all.end(), 0);
-      std::vector<std::vector<uint64_t>> units = claim_units(sources, rows_per_shard(), all);
-      SharedCounter claims(process_);
-      for (uint64_t i = claims.next(); i < units.size(); i = claims.next()) {
+      ShardClaims claims(process_, sources, rows_per_shard(), all);
+      for (std::vector<uint64_t> unit = claims.next(); !unit.empty(); unit = claims.next()) {
         claims.progress();
-        for (uint64_t shard : units[i]) compared += compare_shards(shard, cursor, chat);
+        for (uint64_t shard : unit) compared += compare_shards(shard, cursor, chat);
       }
     }
     process_.all_reduce_sum(std::span<int64_t>(&compared, 1));

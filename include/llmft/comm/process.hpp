@@ -57,18 +57,18 @@ class Process {
   int node_first_rank_ = 0;
 };
 
-// A counter that all ranks draw from (MPI one-sided fetch-and-add on rank 0): how work is claimed
+// Counters from 0 that all ranks draw from (MPI one-sided fetch-and-add on rank 0): how work is claimed
 // dynamically. Construction and destruction are collective, except that a counter destroyed while an
 // exception passes is left to the end of the process, which the error brings: the other ranks may never get
-// there. next() returns start, start + 1, ... each value to exactly one caller.
+// there. next() returns 0, 1, ... each value to exactly one caller.
 class SharedCounter {
  public:
-  explicit SharedCounter(const Process& process, uint64_t start = 0);
+  explicit SharedCounter(const Process& process, size_t counters = 1);
   ~SharedCounter();
   SharedCounter(const SharedCounter&) = delete;
   SharedCounter& operator=(const SharedCounter&) = delete;
 
-  uint64_t next();
+  uint64_t next(size_t counter = 0);
   // What next() would return now, without taking it.
   uint64_t read();
   // Lets rank 0 answer others' claims where the network needs its help; call it between pieces of work.
