@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "llmft/base/rng.hpp"
 #include "llmft/device/trace_range.hpp"
 #include "llmft/model/model_folder.hpp"
 
@@ -43,14 +44,18 @@ void rehearse(RankState& s, const TrainOptions& o, Device& device, int ranks) {
   TraceRange range("rehearsal");
   constexpr int32_t kDocument = 1024;  // tokens: memory does not depend on it, time does
   auto tokens = static_cast<int32_t>(o.pack_tokens);
-  std::vector<int32_t> zeros(static_cast<size_t>(tokens)), positions, rows, starts;
+  std::vector<int32_t> ids, positions, rows, starts;
+  CounterRng rng(0, 0);
+  auto vocabulary = static_cast<uint64_t>(s.store->tensors().config().vocab_size);
   for (int32_t i = 0; i < tokens; ++i) {
+    // different ones: products of equal rows take less power, and algorithms are chosen here
+    ids.push_back(static_cast<int32_t>(rng.below(static_cast<uint64_t>(i), vocabulary)));
     positions.push_back(i % kDocument);
     rows.push_back(i);
     if (i % kDocument == 0) starts.push_back(i);
   }
   starts.push_back(tokens);
-  HostBatch batch{zeros, positions, starts, rows, zeros};
+  HostBatch batch{ids, positions, starts, rows, ids};
 
   device.set_phase(DevicePhase::rehearsing);
   UpdateState before = s.optimizer->read_state();

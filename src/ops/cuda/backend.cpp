@@ -15,6 +15,14 @@ GemmTuning::Swiglu swiglu_of(std::string_view name) {
   user_error("LLMFT_SWIGLU={}: not one of measured, fused, pair; unset it", name);
 }
 
+double trial_seconds_of(const char* text) {
+  char* end = nullptr;
+  double seconds = std::strtod(text, &end);
+  if (end == text || *end != '\0' || !(seconds >= 1e-3 && seconds <= 10))
+    user_error("LLMFT_GEMM_TRIAL={}: not a number of seconds from 0.001 to 10; unset it", text);
+  return seconds;
+}
+
 }  // namespace
 
 int cuda_device_count() {
@@ -32,6 +40,8 @@ std::unique_ptr<Ops> make_cuda_ops(Device& device, MatmulMode mode, KernelChoice
   check(cuda != nullptr, "CUDA ops on another device");
   GemmTuning effective = tuning;
   if (const char* wanted = std::getenv("LLMFT_SWIGLU")) effective.swiglu = swiglu_of(wanted);
+  if (const char* wanted = std::getenv("LLMFT_GEMM_TRIAL"))
+    effective.trial_seconds = trial_seconds_of(wanted);
   if (kernels == KernelChoice::fixed) {
     effective.choice = GemmTuning::Choice::first;
     effective.swiglu = GemmTuning::Swiglu::pair;
