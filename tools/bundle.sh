@@ -74,5 +74,5 @@ mkdir -p "$out/inputs"
 cp -r inputs/tiny inputs/llama32_1b.yaml "$out/inputs/"
 mkdir -p "$out/slurm"
 cp slurm/lib.sh slurm/local.sh slurm/study.sh "$out/slurm/"
-cp tools/gpu_check.sh tools/plan_check.py tools/multi_gpu_check.sh tools/multi_gpu_check.py tools/random_model.py tools/study.sh "$out/"
+cp tools/gpu_check.sh tools/plan_check.py tools/multi_gpu_check.sh tools/multi_gpu_check.py tools/random_model.py tools/speed_check.py tools/study.sh "$out/"
 du -sh "$out" | awk -v f="$out" '{print "bundle: " f ", " $1}'

@@ -1,8 +1,9 @@
 // Attention alone, at the shapes of Llama 3.2 1B (32 query and 8 key heads of 64) and at heads of 128: Q, K
 // and V beside each other in rows of N, as training lays them out. "library" is cuDNN, "own" this project's
-// kernels for the same tensors (lse rows one element apart from each other, which the library does not take).
-// FLOPs are those of the pairs that the mask leaves, 4 D a pair forward and 10 D backward. us_token_16:
-// microseconds a token in 16 layers.
+// kernels on warps for the same tensors (16 bits: lse rows one element apart from each other, which the
+// library does not take), "halves" and "groups" those of these names (attention.cpp). FLOPs are those of the
+// pairs that the mask leaves, 4 D a pair forward and 10 D backward. us_token_16: microseconds a token in 16
+// layers.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -46,7 +47,7 @@ struct Setting {
   DType type;
   MatmulMode mode;
   int64_t lse_gap;
-  const char* backward = "warps";
+  const char* products = "warps";
 };
 
 void attention(benchmark::State& state, const Setting& setting, const Pack& pack, const AttentionShape& shape,
@@ -55,7 +56,8 @@ void attention(benchmark::State& state, const Setting& setting, const Pack& pack
     state.SkipWithError("no GPU on this machine");
     return;
   }
-  setenv("LLMFT_ATTENTION_BACKWARD", setting.backward, 1);
+  setenv("LLMFT_ATTENTION_BACKWARD", setting.products, 1);
+  setenv("LLMFT_ATTENTION_FORWARD", setting.products, 1);
   auto device = make_cuda_device(0);
   auto ops = make_cuda_ops(*device, setting.mode, KernelChoice::fixed);
   std::vector<Buffer> buffers;
@@ -131,6 +133,7 @@ int register_all() {
       {"bf16 groups", DType::bf16, MatmulMode::f32, 1, "groups"},
       {"bf16 library", DType::bf16, MatmulMode::f32, 0},
       {"f16 own", DType::f16, MatmulMode::f32, 1},
+      {"f16 groups", DType::f16, MatmulMode::f32, 1, "groups"},
       {"f16 library", DType::f16, MatmulMode::f32, 0},
   };
   const std::vector<Pack> packs = {equal("8 x 1024", 8, 1024), equal("16 x 512", 16, 512), chat_like(8192),

@@ -38,6 +38,16 @@ void run_attention(DType type, MatmulMode mode, double roundings, double slack) 
   }
 }
 
+// Which forward kernels run in the meantime: "" as usual, "groups" those on warp groups.
+class ForwardKernels {
+ public:
+  explicit ForwardKernels(const char* name) { setenv("LLMFT_ATTENTION_FORWARD", name, 1); }
+  ~ForwardKernels() { unsetenv("LLMFT_ATTENTION_FORWARD"); }
+  ForwardKernels(const ForwardKernels&) = delete;
+  ForwardKernels& operator=(const ForwardKernels&) = delete;
+};
+constexpr const char* kForwardKernels[] = {"", "groups"};
+
 struct Gradients {
   std::vector<float> dq, dk, dv;
 };
@@ -130,9 +140,13 @@ TEST_CASE("CUDA attention computes its formulas") {
   }
   // probabilities and their gradients are rounded to 16 bits before the second products
   run_attention(DType::f32, MatmulMode::f32, 1, 2e-6);
-  run_attention(DType::f32, MatmulMode::tf32, 1, kTf32);
-  run_attention(DType::bf16, MatmulMode::f32, 3, 2e-6);
-  run_attention(DType::f16, MatmulMode::f32, 3, 2e-6);
+  for (const char* name : kForwardKernels) {
+    CAPTURE(name);
+    ForwardKernels forward(name);
+    run_attention(DType::f32, MatmulMode::tf32, 1, kTf32);
+    run_attention(DType::bf16, MatmulMode::f32, 3, 2e-6);
+    run_attention(DType::f16, MatmulMode::f32, 3, 2e-6);
+  }
 }
 
 namespace {
@@ -306,12 +320,16 @@ TEST_CASE("CUDA attention on tensor cores equals the exact kernels, for all leng
       problem.type = precision.kernels.type;
       Inputs inputs = inputs_of(problem);
       Results want = run(problem, inputs, exact);
-      for (int64_t lse_gap : {0, 1}) {  // 0: the library's forward in 16 bits
-        if (lse_gap == 0 && problem.type == DType::f32) continue;
+      // gap 0: the library's forward in 16 bits
+      for (auto [name, lse_gap] : {std::pair("", 0), {"", 1}, {"groups", 0}}) {
+        if (lse_gap == 1 && problem.type == DType::f32) continue;
         problem.lse_gap = lse_gap;
-        INFO(fmt::format("{}, {} / {} heads of {}, {} tokens in {} documents, lse gap {}, LLMFT_TEST_SEED={}",
-                         precision.name, problem.shape.heads, problem.shape.kv_heads, problem.shape.head_dim,
-                         problem.tokens(), problem.cu_seqlens.size() - 1, lse_gap, test_seed()));
+        ForwardKernels forward(name);
+        INFO(
+            fmt::format("{}, {} / {} heads of {}, {} tokens in {} documents, lse gap {}, forward '{}', "
+                        "LLMFT_TEST_SEED={}",
+                        precision.name, problem.shape.heads, problem.shape.kv_heads, problem.shape.head_dim,
+                        problem.tokens(), problem.cu_seqlens.size() - 1, lse_gap, name, test_seed()));
         Results got = run(problem, inputs, gpu);
         check_near("out", got.out, want.out, precision.tolerance);
         // a lone token's is a scaled product of normals, of size 1 a head, whose terms cancel
@@ -335,9 +353,11 @@ TEST_CASE("CUDA attention on tensor cores: a document's results do not depend on
   }
   for (const Precision& precision : precisions()) {
     Gpu gpu(precision.kernels);
-    for (int64_t head_dim : {64, 128}) {
+    for (auto [name, head_dim] : {std::pair("", 64), {"", 128}, {"groups", 64}}) {
       CAPTURE(precision.name);
       CAPTURE(head_dim);
+      CAPTURE(name);
+      ForwardKernels forward(name);
       Problem all{{8, 2, head_dim}, starts({33, 300, 1, 129}), precision.kernels.type, 1};
       Problem alone = all;
       alone.cu_seqlens = {0, 300};
@@ -351,7 +371,7 @@ TEST_CASE("CUDA attention on tensor cores: a document's results do not depend on
 }
 
 // Beyond the range of scaled halves the device takes the tf32 kernels.
-TEST_CASE("CUDA attention computes f32 backward beyond the range of halves in tf32") {
+TEST_CASE("CUDA attention computes f32 beyond the range of halves in tf32") {
   if (cuda_device_count() == 0) {
     MESSAGE("skipped: no GPU on this machine");
     return;
@@ -385,6 +405,14 @@ TEST_CASE("CUDA attention computes f32 backward beyond the range of halves in tf
     check_as_tf32(scaled(q + kv, kv, 0x1p6));
     check_as_tf32(scaled(0, q, 0x1p-20));
     CHECK(run(problem, usual, gpu).dv.values != by_warps(usual).dv.values);
+    if (head_dim == 128) continue;
+    auto out_of = [&](const char* name, const Inputs& inputs) {
+      ForwardKernels forward(name);
+      return run(problem, inputs, gpu).out.values;
+    };
+    Inputs beyond = scaled(q + kv, kv, 0x1p6);
+    CHECK(out_of("groups", beyond) == out_of("", beyond));
+    CHECK(out_of("groups", usual) != out_of("", usual));
   }
 }
 
@@ -407,13 +435,15 @@ TEST_CASE("small CUDA: attention" * doctest::skip()) {
                  {DType::f32, MatmulMode::tf32, 1, kTf32},
                  {DType::bf16, MatmulMode::f32, 3, 2e-6}}) {
     auto ops = make_cuda_ops(*device, c.mode, kFixed);
-    for (const std::vector<int64_t>& gaps : {std::vector<int64_t>{1, 3}, {0, 8}}) {
-      OpTest test(*ops, c.type);
-      test.most_attention_tokens = 200;
-      test.attention_roundings = c.roundings;
-      test.attention_slack = c.slack;
-      test.gaps = gaps;
-      run_cases(test, cases);
-    }
+    for (const char* name : kForwardKernels)
+      for (const std::vector<int64_t>& gaps : {std::vector<int64_t>{1, 3}, {0, 8}}) {
+        ForwardKernels forward(name);
+        OpTest test(*ops, c.type);
+        test.most_attention_tokens = 200;
+        test.attention_roundings = c.roundings;
+        test.attention_slack = c.slack;
+        test.gaps = gaps;
+        run_cases(test, cases);
+      }
   }
 }

@@ -50,6 +50,14 @@ cuda::BackwardProducts backward_products(bool hopper, DType type, int64_t head_d
   return wanted == "groups" && hopper && head_dim == 64 ? BackwardProducts::groups : by_warps;
 }
 
+// The library's kernels where they take the tensors, else those of warps. LLMFT_ATTENTION_FORWARD=groups,
+// to compare: own ones instead, on warp groups.
+cuda::ForwardProducts forward_products(bool hopper, int64_t head_dim) {
+  const char* value = std::getenv("LLMFT_ATTENTION_FORWARD");
+  bool groups = value != nullptr && std::string_view(value) == "groups" && hopper && head_dim == 64;
+  return groups ? cuda::ForwardProducts::groups : cuda::ForwardProducts::warps;
+}
+
 class GpuAttention final : public AttentionEngine {
  public:
   GpuAttention(CudaDevice& device, MatmulMode mode)
@@ -60,10 +68,19 @@ class GpuAttention final : public AttentionEngine {
     shapes::attention(shape, cu_seqlens, q, k, v, out, lse);
     check_width(shape);
     if (q.rows == 0) return;
-    if (cudnn_.forward({shape, cu_seqlens, q, k, v, out, lse})) return;
-    auto* kernel = on_tensor_cores(shape, {q, k, v, out}) ? cuda::tensor_attention : cuda::attention;
-    kernel(device_.stream(), sizes_of(shape, cu_seqlens, q.rows), matrix_of(q), matrix_of(k), matrix_of(v),
-           matrix_of(out), matrix_of(lse));
+    cuda::ForwardProducts products = forward_products(hopper_, shape.head_dim);
+    if (products == cuda::ForwardProducts::warps && cudnn_.forward({shape, cu_seqlens, q, k, v, out, lse}))
+      return;
+    cuda::AttentionSizes sizes = sizes_of(shape, cu_seqlens, q.rows);
+    if (on_tensor_cores(shape, {q, k, v, out})) {
+      bool halves = q.dtype == DType::f32 && products == cuda::ForwardProducts::groups;
+      if (halves) have_halves(shape, q.rows);
+      cuda::tensor_attention(device_.stream(), sizes, matrix_of(q), matrix_of(k), matrix_of(v),
+                             matrix_of(out), matrix_of(lse), products, halves_.data());
+    } else {
+      cuda::attention(device_.stream(), sizes, matrix_of(q), matrix_of(k), matrix_of(v), matrix_of(out),
+                      matrix_of(lse));
+    }
     cuda_check(cudaGetLastError());
   }
 
@@ -84,12 +101,7 @@ class GpuAttention final : public AttentionEngine {
     bool rotated = false;
     auto products = backward_products(hopper_, q.dtype, shape.head_dim);
     if (on_tensor_cores(shape, {q, k, v, out, dout, dq, dk, dv})) {
-      bool halves = q.dtype == DType::f32 && products != cuda::BackwardProducts::warps;
-      bytes = halves ? cuda_sizes::attention_halves(shape, q.rows) : 0;
-      if (halves_.bytes() < bytes) {
-        halves_ = Buffer();
-        halves_ = Buffer(device_, bytes, MemoryPart::workspace);
-      }
+      if (q.dtype == DType::f32 && products != cuda::BackwardProducts::warps) have_halves(shape, q.rows);
       cuda::RotationTable table;
       if (rotation.table && rotation.table.ld % 2 == 0)
         table = {rotation.positions.data, static_cast<const float*>(rotation.table.data), rotation.table.ld,
@@ -117,6 +129,13 @@ class GpuAttention final : public AttentionEngine {
     return std::all_of(tensors.begin(), tensors.end(), [&](const Tensor& x) {
       return cuda::tensor_attention_takes(static_cast<int>(shape.head_dim), matrix_of(x));
     });
+  }
+
+  void have_halves(const AttentionShape& shape, int64_t tokens) {
+    size_t bytes = cuda_sizes::attention_halves(shape, tokens);
+    if (halves_.bytes() >= bytes) return;
+    halves_ = Buffer();
+    halves_ = Buffer(device_, bytes, MemoryPart::workspace);
   }
 
   CudaDevice& device_;

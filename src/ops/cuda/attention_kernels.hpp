@@ -29,8 +29,11 @@ void attention_backward(cudaStream_t stream, const AttentionSizes& sizes, const 
 // The same two on tensor cores: 16-bit elements as they are, f32 rounded to tf32, f32 sums. They take heads
 // of 64 and 128 whose rows start on 16 bytes in every matrix but lse.
 bool tensor_attention_takes(int head_dim, const Matrix& x);
+// groups: as below; f32 tensors then as scaled halves.
+enum class ForwardProducts { warps, groups };
 void tensor_attention(cudaStream_t stream, const AttentionSizes& sizes, const Matrix& q, const Matrix& k,
-                      const Matrix& v, const Matrix& out, const Matrix& lse);
+                      const Matrix& v, const Matrix& out, const Matrix& lse, ForwardProducts products,
+                      void* halves_scratch);
 // Whose matrix products the backward takes: a warp's, or a warp group's (heads of 64, compute
 // capability 9.0). f32 tensors are rounded to tf32 or taken as halves scaled by powers of two, which keep as
 // many bits and go twice as fast (attention_halves.cuh); groups have no others. halves_scratch:

@@ -28,54 +28,21 @@ __global__ void __launch_bounds__(256)
   if (inside && column == 0) delta[item] = sum;
 }
 
-// f32 as halves: Q and K times kScoreScale, V times kValueScale, rows of dO
-// times 2^-exponent so that their largest entry is in [1/4, 1/2).
+// f32 as halves: Q, K and V, and rows of dO times 2^-exponent so that their largest entry is in [1/4, 1/2).
 template <int D>
 __global__ void __launch_bounds__(256)
     halves_kernel(AttentionSizes sizes, Heads<float> q, Heads<float> k, Heads<float> v, Heads<float> out,
-                  Heads<float> dout, const float* __restrict__ lse, int64_t lse_ld, Heads<__half> q_to,
-                  Heads<__half> k_to, Heads<__half> v_to, Heads<__half> dout_to,
-                  float* __restrict__ exact_delta, float* __restrict__ delta, float* __restrict__ shift,
-                  float* __restrict__ exponents, uint32_t* __restrict__ largest) {
-  // a lane has 8 columns; items: heads of Q with those of O and dO, then heads of K, then of V
+                  Heads<float> dout, const float* __restrict__ lse, int64_t lse_ld, HalvesScratch to,
+                  float* __restrict__ exact_delta) {
   constexpr int lanes = D / 8;
-  int64_t item = (int64_t{blockIdx.x} * 256 + threadIdx.x) / lanes;
-  int column = static_cast<int>(threadIdx.x) % lanes * 8;
-  int per_token = sizes.heads + 2 * sizes.kv_heads;
-  bool inside = item < sizes.tokens * per_token;
-  int64_t token = inside ? item / per_token : 0;
-  int head = inside ? static_cast<int>(item % per_token) : 0;
-  auto most = [](const float(&x)[8]) {
-    uint32_t bits = 0;
-#pragma unroll
-    for (int i = 0; i < 8; ++i) bits = max(bits, __float_as_uint(x[i]) & 0x7fffffffu);
-    return bits;
-  };
-  int which = head < sizes.heads ? 0 : head < sizes.heads + sizes.kv_heads ? 1 : 2;
-  const float* from = which == 0 ? q.data : which == 1 ? k.data : v.data;
-  __half* to = which == 0 ? q_to.data : which == 1 ? k_to.data : v_to.data;
-  int64_t from_ld = which == 0 ? q.ld : which == 1 ? k.ld : v.ld;
-  int64_t to_ld = which == 0 ? q_to.ld : which == 1 ? k_to.ld : v_to.ld;
-  int own = which == 0 ? head : head - sizes.heads - (which - 1) * sizes.kv_heads;
-  float x[8];
-  load_floats<float, 8>(from + token * from_ld + own * D + column, x);
-  uint32_t bits = most(x);
-  float by = which == 2 ? kValueScale : kScoreScale;
-#pragma unroll
-  for (int i = 0; i < 8; ++i) x[i] *= by;
-  if (inside) store_floats<__half, 8>(to + token * to_ld + own * D + column, x);
-#pragma unroll
-  for (int i = 0; i < 3; ++i) {
-    uint32_t of_warp = __reduce_max_sync(kAllLanes, which == i ? bits : 0u);
-    if (threadIdx.x % kWarp == 0 && of_warp > __ldcg(largest + i)) atomicMax(largest + i, of_warp);
-  }
-
+  auto [token, head, column, inside] = qkv_as_halves<D>(sizes, q, k, v, to.to, to.largest);
+  bool query = inside && head < sizes.heads;
   float y[8] = {}, z[8] = {}, sum = 0;
-  if (inside && which == 0) {
+  if (query) {
     load_floats<float, 8>(out.data + token * out.ld + head * D + column, y);
     load_floats<float, 8>(dout.data + token * dout.ld + head * D + column, z);
   }
-  uint32_t top = most(z);
+  uint32_t top = largest_of(z);
 #pragma unroll
   for (int i = 0; i < 8; ++i) sum = fmaf(y[i], z[i], sum);
 #pragma unroll
@@ -83,20 +50,20 @@ __global__ void __launch_bounds__(256)
     top = max(top, __shfl_xor_sync(kAllLanes, top, step));
     sum += __shfl_xor_sync(kAllLanes, sum, step);
   }
-  if (!inside || which != 0) return;
+  if (!query) return;
   int exponent = max(static_cast<int>(top >> 23), 1);
-  if (exponent > 240) atomicMax(largest + 3, 1u), exponent = 240;
+  if (exponent > 240) atomicMax(to.largest + 3, 1u), exponent = 240;
   float down = __uint_as_float(static_cast<uint32_t>(252 - exponent) << 23);
 #pragma unroll
   for (int i = 0; i < 8; ++i) z[i] *= down;
-  store_floats<__half, 8>(dout_to.data + token * dout_to.ld + head * D + column, z);
+  store_floats<__half, 8>(to.dout.data + token * to.dout.ld + head * D + column, z);
   if (column == 0) {
     int64_t at = token * sizes.heads + head;
     auto e = static_cast<float>(exponent - 125);
     exact_delta[at] = sum;
-    delta[at] = sum * down * kValueScale;
-    exponents[at] = e;
-    shift[at] = lse[token * lse_ld + head] * kLog2e - e;
+    to.delta[at] = sum * down * kValueScale;
+    to.exponents[at] = e;
+    to.shift[at] = lse[token * lse_ld + head] * kLog2e - e;
   }
 }
 
@@ -319,16 +286,6 @@ __global__ void __launch_bounds__(kThreads, Choice::kBlocks)
   write_sums<S, D, Ms>(dv_sums, factors, dv, kv_head, place.first + begin, warp_first, rows);
 }
 
-// What lies where in the scratch (cuda_sizes::attention_halves): 64 bytes, halves of Q, dO, K, V, then
-// floats.
-struct HalvesPlan {
-  int64_t q, kv, terms;
-  explicit HalvesPlan(const AttentionSizes& s)
-      : q(s.tokens * s.heads * s.head_dim),
-        kv(s.tokens * s.kv_heads * s.head_dim),
-        terms(s.tokens * s.heads) {}
-};
-
 // The whole backward in halves, unless the device finds them not to do; then it leaves the rest to kernels
 // that are given what it returns.
 template <int D>
@@ -337,34 +294,25 @@ Halves half_backward(cudaStream_t stream, const AttentionSizes& sizes, const Hea
                      const Heads<float>& dout, const Heads<float>& dq, const Heads<float>& dk,
                      const Heads<float>& dv, const float* lse, int64_t lse_ld, float* exact_delta,
                      BackwardProducts products, void* scratch) {
-  HalvesPlan plan(sizes);
-  auto* largest = static_cast<uint32_t*>(scratch);
-  auto* first = reinterpret_cast<__half*>(static_cast<char*>(scratch) + 64);
-  int64_t q_ld = int64_t{sizes.heads} * D, kv_ld = int64_t{sizes.kv_heads} * D;
-  Heads<__half> hq{first, q_ld, true}, hdout{first + plan.q, q_ld, true};
-  Heads<__half> hk{first + 2 * plan.q, kv_ld, true}, hv{first + 2 * plan.q + plan.kv, kv_ld, true};
-  auto* delta = reinterpret_cast<float*>(first + 2 * (plan.q + plan.kv));
-  float *shift = delta + plan.terms, *exponents = shift + plan.terms;
-  cudaMemsetAsync(largest, 0, 4 * sizeof(uint32_t), stream);
-  constexpr int64_t per_block = 256 / (D / 8);
-  int64_t items = sizes.tokens * (sizes.heads + 2 * sizes.kv_heads);
-  halves_kernel<D><<<static_cast<unsigned>((items + per_block - 1) / per_block), 256, 0, stream>>>(
-      sizes, q, k, v, out, dout, lse, lse_ld, hq, hk, hv, hdout, exact_delta, delta, shift, exponents,
-      largest);
-  Halves halves{exponents, largest};
+  HalvesScratch halves_at(sizes, scratch);
+  auto [hq, hk, hv] = halves_at.to;
+  Heads<__half> hdout = halves_at.dout;
+  const float *delta = halves_at.delta, *shift = halves_at.shift;
+  cudaMemsetAsync(halves_at.largest, 0, 4 * sizeof(uint32_t), stream);
+  halves_kernel<D><<<static_cast<unsigned>(halves_blocks<D>(sizes)), 256, 0, stream>>>(
+      sizes, q, k, v, out, dout, lse, lse_ld, halves_at, exact_delta);
+  Halves halves{halves_at.exponents, halves_at.largest};
   auto launch_keys = [&](auto choice) {
     using Choice = decltype(choice);
     using Tiles = BackwardTiles<__half, D, Choice>;
     launch(dkv_kernel<__half, float, D, Choice>, stream, most_work<Tiles::kOwned>(sizes) * sizes.kv_heads,
-           Tiles::key_bytes(), sizes, hq, hk, hv, hdout, dk, dv, static_cast<const float*>(shift),
-           int64_t{sizes.heads}, static_cast<const float*>(delta), halves);
+           Tiles::key_bytes(), sizes, hq, hk, hv, hdout, dk, dv, shift, int64_t{sizes.heads}, delta, halves);
   };
   auto launch_queries = [&](auto choice) {
     using Choice = decltype(choice);
     using Tiles = BackwardTiles<__half, D, Choice>;
     launch(dq_kernel<__half, float, D, Choice>, stream, most_work<Tiles::kOwned>(sizes) * sizes.heads,
-           Tiles::kBytes, sizes, hq, hk, hv, hdout, dq, lse, lse_ld, static_cast<const float*>(delta),
-           halves);
+           Tiles::kBytes, sizes, hq, hk, hv, hdout, dq, lse, lse_ld, delta, halves);
   };
   if constexpr (D == 128) {
     launch_keys(TileChoice<1, 32, 2>{});

@@ -3,7 +3,7 @@
 // being copied while the other is used.
 #include <cmath>
 
-#include "attention_mma.cuh"
+#include "attention_halves.cuh"
 
 namespace llmft::cuda {
 namespace mma {
@@ -20,7 +20,8 @@ struct ForwardTiles {
 template <class S, int D, class Choice>
 __global__ void __launch_bounds__(kThreads, Choice::kBlocks)
     forward_kernel(AttentionSizes sizes, Heads<S> q, Heads<S> k, Heads<S> v, Heads<S> out,
-                   float* __restrict__ lse, int64_t lse_ld) {
+                   float* __restrict__ lse, int64_t lse_ld, Halves halves) {
+  if (not_asked<S, S>(halves)) return;
   using Tiles = ForwardTiles<S, D, Choice>;
   constexpr int Ms = Choice::Ms, N = Choice::N;
   extern __shared__ float4 shared[];
@@ -121,6 +122,12 @@ __global__ void __launch_bounds__(kThreads, Choice::kBlocks)
   write_sums<S, D, Ms>(sums, factors, out, head, place.first + begin, warp_first, rows);
 }
 
+template <int D>
+__global__ void __launch_bounds__(256) halves_kernel(AttentionSizes sizes, Heads<float> q, Heads<float> k,
+                                                     Heads<float> v, HalfHeads to, uint32_t* largest) {
+  qkv_as_halves<D>(sizes, q, k, v, to, largest);
+}
+
 }  // namespace
 }  // namespace mma
 
@@ -129,19 +136,38 @@ bool tensor_attention_takes(int head_dim, const Matrix& x) {
 }
 
 void tensor_attention(cudaStream_t stream, const AttentionSizes& sizes, const Matrix& q, const Matrix& k,
-                      const Matrix& v, const Matrix& out, const Matrix& lse) {
+                      const Matrix& v, const Matrix& out, const Matrix& lse, ForwardProducts products,
+                      void* halves_scratch) {
   if (sizes.tokens == 0) return;
+  auto* lse_data = static_cast<float*>(lse.data);
+  mma::Halves halves;
   with_type(q.type, [&](auto type) {
     using S = typename decltype(type)::type;
     mma::with_mma_head_dim(sizes.head_dim, [&](auto d) {
       constexpr int D = d();
+      auto heads = [&](const Matrix& x) { return heads_of<S>(x, D); };
+      if constexpr (D == 64)
+        if (products == ForwardProducts::groups) {
+          if constexpr (!std::is_same_v<S, float>) {
+            mma::hopper_forward(stream, sizes, heads(q), heads(k), heads(v), heads(out), lse_data, lse.ld,
+                                halves);
+            return;
+          } else {
+            mma::HalvesScratch at(sizes, halves_scratch);
+            halves.largest = at.largest;
+            cudaMemsetAsync(at.largest, 0, 4 * sizeof(uint32_t), stream);
+            mma::halves_kernel<D><<<static_cast<unsigned>(mma::halves_blocks<D>(sizes)), 256, 0, stream>>>(
+                sizes, heads(q), heads(k), heads(v), at.to, at.largest);
+            mma::hopper_forward(stream, sizes, at.to.q, at.to.k, at.to.v, heads(out), lse_data, lse.ld,
+                                halves);
+          }
+        }
       auto launch = [&](auto choice) {
         using Choice = decltype(choice);
         using Tiles = mma::ForwardTiles<S, D, Choice>;
         mma::launch(mma::forward_kernel<S, D, Choice>, stream,
-                    most_work<Tiles::kQueries>(sizes) * sizes.heads, Tiles::kBytes, sizes, heads_of<S>(q, D),
-                    heads_of<S>(k, D), heads_of<S>(v, D), heads_of<S>(out, D), static_cast<float*>(lse.data),
-                    lse.ld);
+                    most_work<Tiles::kQueries>(sizes) * sizes.heads, Tiles::kBytes, sizes, heads(q), heads(k),
+                    heads(v), heads(out), lse_data, lse.ld, halves);
       };
       if constexpr (D == 128) {
         launch(mma::TileChoice < 1, mma::kIsF32<S> ? 32 : 64, 2 > {});
