@@ -55,6 +55,12 @@ set_mpi_environment() {
   fi
 }
 
+# whole_number NAME VALUE LEAST: VALUE is one of at least LEAST; empty: not set
+whole_number() {
+  [ -n "$2" ] || return 0
+  if [[ ! $2 =~ ^(0|[1-9][0-9]{0,8})$ ]] || [ "$2" -lt "$3" ]; then fail "$1: '$2' is no whole number from $3 on"; fi
+}
+
 # config_value KEY: a top-level scalar of the YAML file; empty if it has none
 config_value() { sed -n "s/^$1:[[:space:]]*//p" "$LLMFT_CONFIG" | sed -e 's/[[:space:]]#.*$//' -e "s/[\"']//g" -e 's/[[:space:]]*$//' -e 1q; }
 
@@ -87,6 +93,7 @@ training_settings() {
   LLMFT_MODEL=${LLMFT_MODEL:-$(config_value model)}
   LLMFT_DATA=${LLMFT_DATA:-$(config_value data)}
   need_model
+  whole_number LLMFT_THREADS "${LLMFT_THREADS:-}" 1
   RUNS=${LLMFT_RUNS:-runs}
   RESULTS=${LLMFT_RESULTS:-results}
   OPTIONS=(--config "$LLMFT_CONFIG" --model "$LLMFT_MODEL" --threads "${LLMFT_THREADS:-$CPUS_PER_RANK}"
@@ -115,6 +122,7 @@ find_ranks() {
     RANKS=${SLURM_NTASKS:-$((NODES * RANKS_PER_NODE))}
   fi
   if [ -n "${LLMFT_RANKS_PER_NODE:-}" ]; then
+    whole_number LLMFT_RANKS_PER_NODE "$LLMFT_RANKS_PER_NODE" 1
     RANKS_PER_NODE=$LLMFT_RANKS_PER_NODE
     RANKS=$((NODES * RANKS_PER_NODE))
   fi

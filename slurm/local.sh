@@ -21,6 +21,7 @@ find_ranks() {
   need_program
   NODES=1 GPUS_PER_NODE=0
   if [ "${LLMFT_DEVICE:-auto}" != cpu ]; then GPUS_PER_NODE=$("$LLMFT_BINARY" info 2>/dev/null | grep -c '^rank 0: GPU ') || :; fi
+  whole_number LLMFT_RANKS "${LLMFT_RANKS:-}" 1
   RANKS=${LLMFT_RANKS:-$GPUS_PER_NODE}
   [ "$RANKS" -ge 1 ] || RANKS=1
   RANKS_PER_NODE=$RANKS

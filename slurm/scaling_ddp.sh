@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
-# The scaling study of DDP: the same run, LoRA and full, on samples of 512 tokens and of their own
-# lengths, on 1, 2, 4, ... GPUs of one allocation, up to all of them (tasks where it has
-# no GPUs), then the plots. Cells that are finished already are skipped, so it can be submitted again, or on more nodes.
+# The scaling study of DDP: the same run, LoRA and full, on samples of 512 tokens and of their own lengths, in bf16, fp32,
+# fp16 and tf32, on 1, 2, 4, ... GPUs of one allocation, up to all of them (tasks where it has no GPUs), then the plots. Cells that are finished already are skipped, so it can be submitted again, or on more nodes.
 #
 #   sbatch slurm/scaling_ddp.sh [OPTION...]       OPTIONs go to every llmft train, as --train.lr=1e-4
 #   sbatch --nodes=2 --gpus-per-node=8 --ntasks-per-node=8 slurm/scaling_ddp.sh
@@ -11,7 +10,7 @@
 #   LLMFT_MODEL, LLMFT_DATA   folders; default: the config's model, data
 #   LLMFT_DATA_FIXED          shards whose samples have 512 tokens each; default: LLMFT_DATA's folder with -512. Made by
 #                             LLMFT_DATA=... sbatch slurm/preprocess.sh --max-length 512 --on-too-long truncate --min-length 512
-#   LLMFT_PRECISIONS="bf16"   one or more of fp32 tf32 fp16 bf16 fp8
+#   LLMFT_PRECISIONS="bf16 fp32 fp16 tf32"   one or more of these and fp8
 #   LLMFT_RANK_COUNTS         default: "1 2 4 ..." up to all
 #   LLMFT_STEPS, LLMFT_WARMUP, LLMFT_REPEATS, LLMFT_MODES, LLMFT_LENGTHS, LLMFT_EVAL, LLMFT_BUDGET, ...: the head of slurm/study.sh
 #   LLMFT_CLUSTER=SITE   slurm/clusters/SITE.env (default: the cluster's name if there is such a file, else generic)
@@ -38,4 +37,4 @@ load_site
 find_ranks
 study_settings
 set_mpi_environment
-run_grid ddp "${LLMFT_PRECISIONS:-bf16}" "${LLMFT_RANK_COUNTS:-$(rank_counts)}" "$@"
+run_grid ddp "${LLMFT_PRECISIONS:-bf16 fp32 fp16 tf32}" "${LLMFT_RANK_COUNTS:-$(rank_counts)}" "$@"

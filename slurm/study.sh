@@ -20,6 +20,14 @@
 #   LLMFT_BUDGET=SECONDS          cells that do not fit any more are left out; the most important ones come first
 #   LLMFT_RUNS=runs LLMFT_RESULTS=results   folders of the runs, and of benchmarks.csv and the plots
 
+# by_another_build RUN: what to say of a finished run that this program has not made
+by_another_build() {
+  local made here
+  made=$(sed -n 's/.*"git"[[:space:]]*:[[:space:]]*"\([^"]*\)".*/\1/p' "$1/run.json" | head -n 1)
+  here=$("$LLMFT_BINARY" --version 2>/dev/null | sed -n 's/.*(\(.*\)).*/\1/p' || :)
+  [ -z "$made" ] || [ -z "$here" ] || [ "$made" = "$here" ] || echo ", by a build of commit $made, not $here: delete it to measure anew"
+}
+
 is_finished() { grep -Eqs '"finished"[[:space:]]*:[[:space:]]*true' "$1/run.json"; }
 
 # The name of a cell has a hash of all that decides its numbers: a study with other settings is another study, and
@@ -42,6 +50,12 @@ study_settings() {
   LENGTHS=${LLMFT_LENGTHS:-fixed packed}
   known_words LLMFT_MODES "$MODES" "lora full"
   known_words LLMFT_LENGTHS "$LENGTHS" "fixed packed"
+  local setting name
+  for setting in STEPS:1 REPEATS:1 BUDGET:1 CELL_SECONDS:1 PACK_TOKENS:1 PACKS_PER_RANK:0 WARMUP:0 VALIDATE_PACKS:1 ADAPTER_RANK:0 \
+    ADAPTER_ALPHA:1 EVAL:0 KEEP:0 EVAL_SAMPLES:1 EVAL_PERPLEXITY:1; do
+    name=LLMFT_${setting%:*}
+    whole_number "$name" "${!name:-}" "${setting#*:}"
+  done
   LLMFT_DATA_FIXED=${LLMFT_DATA_FIXED:-${LLMFT_DATA%/}-512}
   case " $LENGTHS " in *" packed "*) need_data ;; esac
   case " $LENGTHS " in *" fixed "*)
@@ -112,7 +126,7 @@ run_cell() {
   [ "$repeat" = 1 ] || name+=-r$repeat
   output=$RUNS/$name
   if is_finished "$output"; then
-    say "$output: finished already"
+    say "$output: finished already$(by_another_build "$output")"
     SKIPPED=$((SKIPPED + 1))
   else
     [ -z "$TOLD" ] || requeue "the time limit is near"

@@ -44,6 +44,23 @@ def table(settings):
     return list(csv.DictReader((pathlib.Path(settings["RESULTS"]) / "benchmarks.csv").open()))
 
 
+@pytest.mark.parametrize("name, value", [("RANKS", "abc"), ("REPEATS", "x"), ("REPEATS", "0"), ("BUDGET", "abc"), ("STEPS", "abc"), ("THREADS", "-1")])
+def test_settings_that_are_no_numbers(settings, name, value):
+    done = study(settings | {name: value})
+    errors = [line for line in done.stderr.splitlines() if "error:" in line]
+    assert done.returncode == 2 and len(errors) == 1 and f"LLMFT_{name}: '{value}' is no whole number" in errors[0], done.stderr
+    assert not pathlib.Path(settings["RUNS"]).exists()
+
+
+def test_a_cell_of_another_build_is_named(settings):
+    assert study(settings).returncode == 0
+    report = next(pathlib.Path(settings["RUNS"]).glob("*/run.json"))
+    assert "by a build" not in study(settings).stderr
+    report.write_text(re.sub(r'("git": *)"[^"]*"', r'\1"abc1234"', report.read_text()))
+    again = study(settings)
+    assert "0 cells run, 1 finished before" in again.stderr and "finished already, by a build of commit abc1234, not " in again.stderr
+
+
 def test_the_grid_and_going_on_with_it(settings):
     grid = settings | {"MODES": "lora full", "LENGTHS": "fixed packed", "STRATEGIES": "ddp fsdp", "RANK_COUNTS": "1 2"}
     done = study(grid)

@@ -152,7 +152,8 @@ class Clone:
 
     def submit(self, script, *args, options=ON_FOUR_NODES, cwd=None, **settings):
         """sbatch OPTIONS slurm/SCRIPT ARGS, with LLMFT_ settings in lower case without the prefix; others as they are."""
-        settings = (SMALLEST if script in STUDIES else {}) | settings
+        one = {"precisions": "bf16"} if script.startswith("scaling") else {}
+        settings = (SMALLEST | one if script in STUDIES else {}) | settings
         env = {k if k.isupper() else f"LLMFT_{k.upper()}": str(v) for k, v in settings.items()}
         cwd = cwd or self.folder
         done = subprocess.run(["sbatch", "--parsable", *options, str(self.folder / "slurm" / script), *map(str, args)],

@@ -142,11 +142,19 @@ def test_the_whole_grid_of_a_study(fake, runs):
     assert "2 cells run, 30 finished before, 0 failed" in again.wait()
 
 
+def test_scaling_studies_have_all_precisions(fake, runs):
+    fake.submit("scaling_fsdp.sh", rank_counts="1 2", precisions="").wait()
+    cells = sorted(path.name.split("-")[2:4] for path in runs.iterdir())
+    assert cells == [[precision, n] for precision in ("bf16", "fp16", "fp32", "tf32") for n in ("x1", "x2")]
+
+
 def test_settings_that_name_no_cell(fake, runs):
     jobs = [(fake.submit("scaling_ddp.sh", **setting), words) for setting, words in (
         ({"modes": "lora ful"}, ("LLMFT_MODES", "'ful'", "lora full")), ({"lengths": "512"}, ("LLMFT_LENGTHS", "fixed packed")),
         ({"precisions": "bf61"}, ("LLMFT_PRECISIONS", "bf61")), ({"rank_counts": "1,2"}, ("LLMFT_RANK_COUNTS", "1,2")),
         ({"adapter_rank": 0}, ("LLMFT_ADAPTER_RANK", "LLMFT_MODES=full")),
+        ({"repeats": "x"}, ("LLMFT_REPEATS", "'x'", "from 1 on")), ({"repeats": 0}, ("LLMFT_REPEATS", "'0'", "from 1 on")),
+        ({"steps": "abc"}, ("LLMFT_STEPS", "'abc'")), ({"budget": "1h"}, ("LLMFT_BUDGET", "'1h'")),
         ({"lengths": "fixed", "data_fixed": "shards/none"}, ("LLMFT_DATA_FIXED", "shards/none", "--min-length 512")))]
     for job, words in jobs:
         is_refused(job, *words)
