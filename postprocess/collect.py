@@ -12,9 +12,10 @@ import pathlib
 import re
 import shutil
 import sys
+from collections.abc import Iterable
 
 import read
-from measured import SCORES, Cell, read_cells, read_table
+from measured import QUALITY, SCORES, Cell, read_cells, read_table
 from read import UserError
 
 EXAMPLES = """examples:
@@ -83,6 +84,13 @@ class Collector:
         (measured / "runs").mkdir(parents=True, exist_ok=True)
         self.tables = {name: read_cells(measured / name) for name in CELL_TABLES}
         self.names = {row.text("run") for rows in self.tables.values() for row in rows}
+        # a row may have come without its run: by what makes it one measurement, and unlikely another
+        self.run_names = {
+            (row.text("config_hash"), row["tokens_per_s"]): row.text("run")
+            for rows in self.tables.values()
+            for row in rows
+            if row.text("command") == "train"
+        }
         self.seen = {(path / "run.json").read_bytes() for path in read.find_runs(measured / "runs")}
         self.names |= {path.name for path in read.find_runs(measured / "runs")}
         self.renamed: dict[tuple[str, str, str], str] = {}  # (name, config hash, device): name here
@@ -98,8 +106,17 @@ class Collector:
         self.names.add(new)
         return new
 
+    def outside(self, paths: Iterable[pathlib.Path]) -> list[pathlib.Path]:
+        """Those that are not in docs/measured itself, sorted."""
+        return sorted(path for path in paths if self.measured.resolve() not in path.resolve().parents)
+
+    def name_of(self, run: read.Run) -> str:
+        key = (str(run.report.get("config_hash", "")), run.results["tokens_per_s"])
+        name = self.run_names.get(key)
+        return name if name and not (self.measured / "runs" / name).exists() else self.unused(run.name)
+
     def take_runs(self, folder: pathlib.Path) -> None:
-        for path in read.find_runs(folder):
+        for path in self.outside(read.find_runs(folder)):
             if "quality" in path.relative_to(folder).parts:
                 continue  # those have their own place
             run = read.read_run(path)
@@ -109,7 +126,7 @@ class Collector:
                 print(f"note: {path.name} has no speed (unfinished, or shorter than its warm-up) and is left out")
                 continue
             self.seen.add((path / "run.json").read_bytes())
-            name = self.unused(run.name)
+            name = self.name_of(run)
             if run.config.get("deterministic") == "true":
                 self.deterministic.add(name)
             self.renamed[run.name, str(run.report.get("config_hash", "")), str(run.report.get("device", ""))] = name
@@ -175,10 +192,10 @@ class Collector:
 
     def take_quality(self, folder: pathlib.Path) -> None:
         """What tools/quality.py has left is one study: it replaces the one that is here."""
-        target = self.measured / "quality"
+        place, target = self.measured / "quality", self.measured / ".quality.part"
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir()
-        for name in ("quality.csv", "agreement.csv", "checks.csv", "quality.json"):
+        for name in (*QUALITY, "quality.json"):
             if (folder / name).is_file():
                 text = (folder / name).read_text(encoding="utf-8")
                 (target / name).write_text(re.sub(r'(": ")/[^"]*/([^"/]+")', r"\1\2", text), encoding="utf-8")
@@ -186,22 +203,33 @@ class Collector:
             (target / "runs" / path.name).mkdir(parents=True)
             for file in (path / small for small in (*SMALL, "eval.csv") if (path / small).is_file()):
                 copy_small(file, target / "runs" / path.name / file.name, {})
+        shutil.rmtree(place, ignore_errors=True)
+        target.rename(place)
 
-    def take(self, folder: pathlib.Path) -> None:
+    def check(self, folder: pathlib.Path) -> None:
+        """What would be found out too late."""
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder")
+        if self.measured.resolve() in (folder.resolve(), *folder.resolve().parents):
+            raise UserError(f"{folder}: is where measurements are collected; name the folder that they come from")
+        for path in self.outside(folder.rglob("quality.csv")):
+            for name, columns in QUALITY.items():
+                if not read_table(path.parent / name, columns):
+                    raise UserError(f"{path.parent / name}: is missing or empty, so this is no whole study of tools/quality.py")
+
+    def take(self, folder: pathlib.Path) -> None:
         self.take_runs(folder)
         dates = []
         for name in CELL_TABLES:
-            for path in sorted(folder.rglob(name)):
+            for path in self.outside(folder.rglob(name)):
                 self.take_cells(path)
                 dates += [row.text("time_utc") for row in read_cells(path)]
         for name in TABLES:
-            for path in sorted(folder.rglob(name)):
+            for path in self.outside(folder.rglob(name)):
                 self.take_table(path)
-        for path in sorted(folder.rglob("comm.txt")):
+        for path in self.outside(folder.rglob("comm.txt")):
             self.take_comm(path, max(dates, default="")[:10])
-        for path in sorted(folder.rglob("quality.csv")):
+        for path in self.outside(folder.rglob("quality.csv")):
             self.take_quality(path.parent)
 
     def write(self) -> None:
@@ -259,6 +287,8 @@ def main(args: list[str] | None = None) -> int:
         if len(changes) != len(options.set) or {key.split(":")[0] for key in changes} - set(SETTABLE):
             raise UserError(f"--set {' '.join(options.set)}: must be model=, data= or commit=NAME, or data:OLD=NAME")
         collector = Collector(options.measured, changes)
+        for folder in options.folders:
+            collector.check(folder)
         # runs before tables: a run's name here is decided when its directory is taken
         for folder in sorted(options.folders, key=lambda f: not read.find_runs(f)):
             collector.take(folder)

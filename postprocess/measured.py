@@ -261,12 +261,19 @@ def _json(path: pathlib.Path) -> dict:
     return found
 
 
+QUALITY = {  # what tools/quality.py leaves
+    "quality.csv": ("precision", "mode", "metric", "base", "tuned"),
+    "agreement.csv": ("mode", "metric", "precision", "reference", "difference", "low", "high", "margin"),
+    "checks.csv": ("check", "run", "value", "expected", "tolerance"),
+}
+
+
 def read_measured(folder: pathlib.Path, runs: pathlib.Path | None = None) -> Measured:
     """`runs`: the folder of run directories where it is not FOLDER/runs."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give one with benchmarks.csv, as `llmft train` fills it")
     table_of = lambda name, *columns: read_table(folder / name, columns)  # noqa: E731
-    quality = table_of("quality/quality.csv", "precision", "mode", "metric", "base", "tuned")
+    quality, agreement, checks = (table_of(f"quality/{name}", *columns) for name, columns in QUALITY.items())
     cells, variants = read_cells(folder / "benchmarks.csv"), read_cells(folder / "variants.csv")
     is_run = lambda row: row.text("command") not in SCORES  # noqa: E731
     measured = Measured(
@@ -276,10 +283,8 @@ def read_measured(folder: pathlib.Path, runs: pathlib.Path | None = None) -> Mea
         _runs(runs or folder / "runs"),
         quality or scores(cells),
         _runs(folder / "quality/runs"),
-        table_of(
-            "quality/agreement.csv", "mode", "metric", "precision", "reference", "difference", "low", "high", "margin"
-        ),
-        table_of("quality/checks.csv", "check", "run", "value", "expected", "tolerance"),
+        agreement,
+        checks,
         _json(folder / "quality/quality.json"),
         table_of("preprocess.csv", "system", "rows", "text_bytes", "processes", "cores", "wall_s", "cpu_s"),
         table_of("tokenizers.csv", "tokenizer", "form", "en_first", "en_repeated", "mix_first", "mix_repeated"),

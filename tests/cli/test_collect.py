@@ -69,6 +69,40 @@ def test_collect(tmp_path):
     )
 
 
+def test_it_never_takes_from_where_it_collects(tmp_path):
+    target = study.Study().write(tmp_path / "docs/measured")
+    before = {path: path.read_bytes() for path in target.rglob("*") if path.is_file()}
+    done = run("collect.py", tmp_path, "--measured", target)
+    assert done.returncode == 0 and "0 rows and 0 runs taken" in done.stdout, done.stdout + done.stderr
+    done = run("collect.py", target, "--measured", target)
+    assert done.returncode == 2 and "is where measurements are collected" in done.stderr
+    assert {path: path.read_bytes() for path in target.rglob("*") if path.is_file()} == before
+
+
+def test_a_torn_study_of_quality_replaces_none(tmp_path):
+    target, visit = study.Study().write(tmp_path / "measured"), tmp_path / "visit"
+    before = {path: path.read_bytes() for path in target.rglob("*") if path.is_file()}
+    visit.mkdir()
+    for text, said in (("precision\n", "quality.csv:1: column"), ((target / "quality/quality.csv").read_text(), "agreement.csv: is missing")):
+        (visit / "quality.csv").write_text(text)
+        done = run("collect.py", visit, "--measured", target)
+        assert done.returncode == 2 and said in done.stderr
+        assert {path: path.read_bytes() for path in target.rglob("*") if path.is_file()} == before
+
+
+def test_runs_that_come_after_their_rows_have_their_names(tmp_path):
+    s = study.Study()
+    visit, target = s.write(tmp_path / "visit"), tmp_path / "measured"
+    tables, runs = tmp_path / "tables", tmp_path / "later"
+    tables.mkdir()
+    for name in ("benchmarks.csv", "variants.csv"):
+        (visit / name).rename(tables / name)
+    (visit / "runs").rename(runs)
+    assert run("collect.py", tables, "--measured", target).returncode == 0
+    assert run("collect.py", runs, "--measured", target).returncode == 0
+    assert {path.name for path in (target / "runs").iterdir()} == set(s.runs)
+
+
 def test_a_transcribed_row_gives_way(tmp_path):
     s = study.Study()
     target = s.write(tmp_path / "measured")
