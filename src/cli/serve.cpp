@@ -1,5 +1,6 @@
 #include "llmft/cli/serve.hpp"
 
+#include <algorithm>
 #include <cstdlib>
 
 #include <unistd.h>
@@ -31,10 +32,6 @@ examples:
 options:
 )";
 
-bool is_open_to_others(const std::string& host) {
-  return host != "localhost" && host != "::1" && !host.starts_with("127.");
-}
-
 }  // namespace
 
 int run_serve(std::span<const std::string> args) {
@@ -50,13 +47,18 @@ int run_serve(std::span<const std::string> args) {
   }
   if (const char* key = std::getenv("LLMFT_API_KEY"); key != nullptr && options.api_key.empty())
     options.api_key = key;
+  // what a header can carry, and a browser send
+  if (!std::ranges::all_of(options.api_key, [](char c) { return c > ' ' && c < 127; }))
+    user_error(
+        "--api-key: has a character that is no visible ASCII, which clients cannot send; use letters and "
+        "digits");
   check_port_is_free(options);  // before the minutes that a large model takes to load
   Answering answering = load_answering(answering_options, "serve");
   auto service = make_chat_service(*answering.engine, *answering.tokenizer, answering_options.chat_template,
                                    model_names(answering_options.model, answering_options.adapter), options);
   std::string shown = options.host == "0.0.0.0" || options.host == "::" ? "localhost" : options.host;
   if (shown.find(':') != std::string::npos) shown = "[" + shown + "]";
-  if (is_open_to_others(options.host) && options.api_key.empty())
+  if (!is_loopback(options.host) && options.api_key.empty())
     log::warn(
         "--host {}: everyone who reaches this machine can use the model; --api-key or LLMFT_API_KEY asks for "
         "a key",

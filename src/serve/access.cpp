@@ -1,16 +1,21 @@
 #include "access.hpp"
 
 #include <algorithm>
+#include <cctype>
 
+#include <boost/asio/ip/address.hpp>
 #include <fmt/format.h>
 
 #include "api_error.hpp"
+#include "llmft/serve/service.hpp"
 
 namespace llmft {
 namespace {
 
-bool is_loopback(std::string_view name) {
-  return name == "localhost" || name == "::1" || name == "[::1]" || name.starts_with("127.");
+std::string lower_case(std::string_view text) {
+  std::string lower(text);
+  std::ranges::transform(lower, lower.begin(), [](unsigned char c) { return std::tolower(c); });
+  return lower;
 }
 
 std::string_view without_port(std::string_view authority) {
@@ -19,6 +24,13 @@ std::string_view without_port(std::string_view authority) {
 }
 
 }  // namespace
+
+bool is_loopback(std::string_view host) {
+  if (host.starts_with("[") && host.ends_with("]")) host = host.substr(1, host.size() - 2);
+  boost::system::error_code ec;
+  auto address = boost::asio::ip::make_address(std::string(host), ec);
+  return ec ? lower_case(host) == "localhost" : address.is_loopback();
+}
 
 bool equal_in_constant_time(std::string_view given, std::string_view secret) {
   volatile size_t difference = given.size() ^ secret.size();
@@ -30,13 +42,15 @@ bool equal_in_constant_time(std::string_view given, std::string_view secret) {
 }
 
 Access::Access(const std::string& host, std::vector<std::string> allowed_hosts, std::string api_key)
-    : loopback_(is_loopback(host)), allowed_hosts_(std::move(allowed_hosts)), api_key_(std::move(api_key)) {}
+    : loopback_(is_loopback(host)), allowed_hosts_(std::move(allowed_hosts)), api_key_(std::move(api_key)) {
+  for (std::string& name : allowed_hosts_) name = lower_case(name);
+}
 
 void Access::check(const HttpRequest& request) const {
   std::string_view authority = request.header("host");
   std::string_view name = without_port(authority);
   if (loopback_ && !name.empty() && !is_loopback(name) &&
-      std::ranges::find(allowed_hosts_, name) == allowed_hosts_.end())
+      std::ranges::find(allowed_hosts_, lower_case(name)) == allowed_hosts_.end())
     throw ApiError(
         403,
         fmt::format("this server listens on loopback and is asked for as '{}'; use localhost, or start it "
@@ -49,8 +63,9 @@ void Access::check(const HttpRequest& request) const {
   bool open = !request.path.starts_with("/v1/") && request.path != "/metrics";
   if (api_key_.empty() || open) return;
   std::string_view given = request.header("authorization");
-  constexpr std::string_view kBearer = "Bearer ";
-  given = given.starts_with(kBearer) ? given.substr(kBearer.size()) : std::string_view();
+  constexpr std::string_view kBearer = "bearer ";
+  given = lower_case(given.substr(0, kBearer.size())) == kBearer ? given.substr(kBearer.size())
+                                                                 : std::string_view();
   if (!equal_in_constant_time(given, api_key_))
     throw ApiError(401, "the API key is missing or wrong; send it as 'Authorization: Bearer KEY'", "",
                    "invalid_api_key");

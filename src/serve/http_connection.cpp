@@ -133,9 +133,16 @@ void Connection::wait_for_bytes() {
   reading_ = true;
   socket_.async_read_some(buffer_.prepare(kReadAhead), [self = shared_from_this()](error_code ec, size_t n) {
     self->reading_ = false;
+    // what came while an answer was made is the next request
+    if (ec == asio::error::operation_aborted && !self->closed_ && !self->answering_ &&
+        self->buffer_.size() > 0)
+      return self->read_request();
     if (ec) return self->close();
     self->buffer_.commit(n);
-    if (!self->answering_) self->read_request();
+    if (!self->answering_)
+      self->read_request();
+    else if (self->buffer_.size() < kReadAhead)
+      self->wait_for_bytes();  // a client that goes away shows here alone
   });
 }
 
@@ -214,7 +221,7 @@ void Connection::handle() {
   ++exchange_;
   HttpRequest request = request_of_parser();
   request.body = std::move(parser_->get().body());
-  if (buffer_.size() == 0) wait_for_bytes();
+  if (buffer_.size() < kReadAhead) wait_for_bytes();
   auto exchange = std::make_shared<Exchange>(shared_from_this(), exchange_);
   try {
     shared_->handlers.handle(std::move(request), exchange);
@@ -233,7 +240,9 @@ void Connection::fail_with(int status, const std::string& body) {
   keep_alive_ = false;
   linger_ = true;
   ended_ = false;
-  begin(exchange_, status, "application/json", {}, body.size());
+  HttpHeaders headers;
+  if (status == 401) headers.emplace_back("WWW-Authenticate", "Bearer");
+  begin(exchange_, status, "application/json", headers, body.size());
   send(exchange_, body);
   finish(exchange_);
 }
@@ -299,7 +308,12 @@ void Connection::answer_left() {
   }
   answering_ = false;
   head_ = false;
-  if (buffer_.size() > 0) return read_request();  // it came while the answer was made; no read is pending
+  if (buffer_.size() > 0 && reading_) {
+    error_code ignored;
+    socket_.cancel(ignored);
+    return;
+  }
+  if (buffer_.size() > 0) return read_request();
   phase(shared_->limits.idle_seconds);
   if (!reading_) wait_for_bytes();
 }

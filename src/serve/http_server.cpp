@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <csignal>
 #include <thread>
+#include <utility>
 
 #include <sys/resource.h>
 #include <unistd.h>
@@ -25,7 +26,7 @@ class Server : public HttpServer {
   Server(const std::string& host, int port, const HttpLimits& limits, Handlers handlers)
       : shared_(std::make_shared<HttpShared>()),
         acceptor_(asio::make_strand(shared_->io)),
-        signals_(acceptor_.get_executor()),
+        signals_(asio::make_strand(shared_->io)),
         pause_(acceptor_.get_executor()) {
     shared_->limits = limits;
     shared_->handlers = std::move(handlers);
@@ -120,9 +121,9 @@ class Server : public HttpServer {
   void wait_for_signal() {
     signals_.async_wait([this](error_code ec, int) {
       if (ec) return;
-      if (shared_->stopping) ::_exit(130);  // asked twice: at once
+      if (shared_->stopping || std::exchange(asked_, true)) ::_exit(130);  // twice: at once
       wait_for_signal();
-      wind_down();
+      stop();
     });
   }
   void each_connection(void (Connection::*action)()) {
@@ -148,7 +149,7 @@ class Server : public HttpServer {
   void watch_drain(double waited) {
     if (shared_->open == 0 || waited >= kDrainSeconds) {
       each_connection(&Connection::close);
-      signals_.cancel();
+      asio::post(signals_.get_executor(), [this] { signals_.cancel(); });
       return;
     }
     pause_.expires_after(std::chrono::milliseconds(20));
@@ -157,7 +158,8 @@ class Server : public HttpServer {
 
   std::shared_ptr<HttpShared> shared_;
   tcp::acceptor acceptor_;
-  asio::signal_set signals_;
+  asio::signal_set signals_;  // apart from the acceptor, which waits for a step of the model to end
+  bool asked_ = false;
   asio::steady_timer pause_;
   int port_ = 0;
 };

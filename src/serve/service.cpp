@@ -3,6 +3,7 @@
 #include "llmft/serve/service.hpp"
 
 #include <algorithm>
+#include <charconv>
 #include <ctime>
 #include <filesystem>
 
@@ -35,6 +36,22 @@ HttpHeaders page_headers() {
           {"Referrer-Policy", "no-referrer"},
           {"Cross-Origin-Opener-Policy", "same-origin"},
           {"Cache-Control", "no-cache"}};
+}
+
+// %20 and the like; what is no such code stays as it is.
+std::string percent_decoded(std::string_view text) {
+  std::string decoded;
+  for (size_t i = 0; i < text.size(); ++i) {
+    unsigned value = 0;
+    const char* code = text.data() + i + 1;
+    if (text[i] == '%' && i + 2 < text.size() && std::from_chars(code, code + 2, value, 16).ptr == code + 2) {
+      decoded += static_cast<char>(value);
+      i += 2;
+    } else {
+      decoded += text[i];
+    }
+  }
+  return decoded;
 }
 
 HttpLimits limits_of(const ServeOptions& options) {
@@ -94,6 +111,8 @@ class Service : public ChatService {
       } catch (const ApiError& error) {
         HttpHeaders headers = {{"X-Content-Type-Options", "nosniff"}};
         if (error.status == 429 || error.status == 503) headers.emplace_back("Retry-After", "1");
+        if (error.status == 405)
+          headers.emplace_back("Allow", request.path.ends_with("completions") ? "POST" : "GET, HEAD");
         exchange->respond(error.status, kJson, error_json(error), std::move(headers));
       }
     };
@@ -117,8 +136,9 @@ class Service : public ChatService {
     }
     if (path == "/v1/models" || path.starts_with("/v1/models/")) {
       only("GET");
-      return exchange->respond(200, kJson,
-                               path == "/v1/models" ? model_list().dump() : model(path.substr(11)).dump());
+      return exchange->respond(
+          200, kJson,
+          path == "/v1/models" ? model_list().dump() : model(percent_decoded(path.substr(11))).dump());
     }
     if (path == "/health") {
       only("GET");

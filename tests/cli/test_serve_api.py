@@ -199,12 +199,29 @@ def test_api_key():
                     ask(openai.OpenAI(base_url=server.url + "/v1", api_key=wrong, max_retries=0), "hi")
             assert server.error("/v1/models", None)[1]["code"] == "invalid_api_key"
             assert server.error("/metrics", None)[0] == 401
+            assert server.request("/v1/models")[1]["WWW-Authenticate"] == "Bearer"
             assert server.request("/health")[0] == 200 and server.request("/")[0] == 200
+
+
+def test_a_key_that_no_header_carries_is_refused(model):
+    done = runs.llmft("serve", "--model", model, "--device", "cpu", "--port", 0, "--api-key", "schlüssel")
+    assert done.returncode == 2 and "--api-key" in done.stderr and "ASCII" in done.stderr
+
+
+def test_names_in_paths_and_methods(server):
+    name = json.loads(server.request("/v1/models")[2])["data"][0]["id"]
+    status, _, text = server.request("/v1/models/" + "".join(f"%{ord(c):02x}" for c in name))
+    assert status == 200 and json.loads(text)["id"] == name
+    assert server.request("/v1/models/%zz%2")[0] == 404
+    for path, method, allowed in ((CHAT, "GET", "POST"), ("/health", "DELETE", "GET, HEAD")):
+        status, headers, _ = server.request(path, method=method)
+        assert status == 405 and headers["Allow"] == allowed
 
 
 def test_other_sites_get_nothing(server):
     local = f"127.0.0.1:{server.port}"
-    for headers in ({"Host": "evil.example"}, {"Host": f"evil.example:{server.port}"}, {"Origin": "http://evil.example"},
+    for headers in ({"Host": "evil.example"}, {"Host": f"127.evil.example:{server.port}", "Origin": f"http://127.evil.example:{server.port}"},
+                    {"Host": f"evil.example:{server.port}"}, {"Origin": "http://evil.example"},
                     {"Origin": "null"}, {"Origin": f"http://localhost:{server.port}", "Host": local}):
         assert server.error(CHAT, server.chat("hi"), headers=headers)[0] == 403
     for headers in ({"Origin": f"http://{local}", "Host": local}, {"Host": "localhost"}, {"Host": "[::1]:80"}):

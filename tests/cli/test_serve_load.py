@@ -52,6 +52,8 @@ def test_a_client_that_leaves_frees_its_place(server, stream):
     leaving = [server.raw(post(question("slow 1900", stream=stream))) for _ in range(20)]  # 8 run, 12 wait
     server.wait_for(lambda: server.metric("llmft_running") == 8 and server.metric("llmft_waiting") == 12)
     for i, connection in enumerate(leaving):
+        if i >= 10:  # what came behind the request must not hide that nothing more comes
+            connection.sendall(b"\r\n" if i % 4 < 2 else b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         if i % 2:  # a reset rather than an end
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         connection.close()
@@ -261,6 +263,19 @@ def test_ends_cleanly(number):
         assert data.endswith(b"0\r\n\r\n") and b'"server_ending"' in data and b"[DONE]" not in data
         assert status_of(read_all(whole)) == 503
         assert read_all(idle) == b""
+
+
+def test_a_second_signal_ends_it_at_once():
+    with scripted("--step-seconds", "6") as server:
+        waiting = server.raw(post(question("slow 1900")))
+        server.wait_for(lambda: server.metric("llmft_running") == 1)
+        start = time.monotonic()
+        server.process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+        assert server.process.poll() is None  # it waits for the step
+        code, _ = server.stop(signal.SIGINT)
+        assert code == 130 and time.monotonic() - start < 2
+        waiting.close()
 
 
 def test_an_engine_that_breaks_ends_the_server():

@@ -36,6 +36,7 @@ TEST_CASE("keys are equal when they are equal, whatever their lengths") {
 TEST_CASE("the API and the metrics want the key, the page and /health do not") {
   Access access("0.0.0.0", {}, "k");
   HttpHeaders good = {{"authorization", "Bearer k"}};
+  CHECK(status(access, "/v1/models", {{"Authorization", "bearer k"}}) == 0);
   for (const char* path : {"/v1/models", "/v1/chat/completions", "/metrics"}) {
     CHECK(status(access, path, good) == 0);
     CHECK(status(access, path, {}) == 401);
@@ -48,10 +49,11 @@ TEST_CASE("the API and the metrics want the key, the page and /health do not") {
 
 TEST_CASE("a loopback server answers to loopback names only, and to no page of another site") {
   Access access("127.0.0.1", {"llm.example"}, "");
-  for (const char* host :
-       {"localhost:7860", "localhost", "127.0.0.1:7860", "[::1]:7860", "llm.example", "llm.example:443", ""})
+  for (const char* host : {"localhost:7860", "localhost", "LocalHost:7860", "127.8.9.10:7860", "LLM.Example",
+                           "127.0.0.1:7860", "[::1]:7860", "llm.example", "llm.example:443", ""})
     CHECK(status(access, "/v1/models", {{"Host", host}}) == 0);
-  for (const char* host : {"evil.example", "localhost.evil.example", "10.0.0.1", "[fe80::1]:80"})
+  for (const char* host : {"evil.example", "localhost.evil.example", "10.0.0.1", "[fe80::1]:80",
+                           "127.evil.com:7860", "127.0.0.1.evil.com:7860", "127.1"})
     CHECK(status(access, "/v1/models", {{"Host", host}}) == 403);
   CHECK(status(access, "/", {{"Host", "localhost:1"}, {"Origin", "http://localhost:1"}}) == 0);
   for (const char* origin : {"http://localhost:2", "http://evil.example", "null", "https://"})

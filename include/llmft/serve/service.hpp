@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "llmft/data/chat_template.hpp"
 #include "llmft/generate/engine.hpp"
@@ -18,6 +19,9 @@ struct ModelNames {
 // From the folders: the base's own name; the adapter's, or its run's if it is called "adapter" as in
 // runs/NAME/adapter. They differ.
 ModelNames model_names(const std::string& model_folder, const std::string& adapter_folder);
+
+// Whether a server on that address or name is reached from its own machine alone.
+bool is_loopback(std::string_view host);
 
 class ChatService {
  public:
