@@ -230,6 +230,158 @@ def test_conversations_are_kept_in_the_browser(open_page):
     assert page.complaints.pop() == "dialog: Delete this conversation?"
 
 
+def test_two_tabs_keep_each_others_conversations(open_page):
+    first = open_page()
+    second = open_page(forget=False)
+    ask(first, "in the first tab")
+    ask(second, "in the second tab")
+    for page in (first, second):
+        page.wait("document.querySelectorAll('#conversations li').length === 2")
+        assert page.text("#conversations .open") == ["in the second tab", "in the first tab"]
+    assert first.text(".bubble") == ["in the first tab"]  # what one looks at stays
+    first.click("#conversations .open", 0)
+    ask(second, "one more")
+    first.wait("document.querySelectorAll('.turn').length === 2")  # told of what the other tab added
+    first.go(first.js("location.href"))
+    first.wait("document.querySelectorAll('.turn').length === 2")
+    assert first.text("#conversations .open") == ["in the second tab", "in the first tab"]
+    second.click("#conversations li.current .remove")
+    assert second.complaints.pop() == "dialog: Delete this conversation?"
+    first.wait("document.querySelectorAll('#conversations li').length === 1")
+    assert first.text(".bubble") == ["in the first tab"]
+
+
+def test_no_more_room_is_told(open_page):
+    page = open_page()
+    page.js("for (let n = 1 << 22; n; n >>= 1) try { localStorage.setItem('full' + n, 'x'.repeat(n)) } catch {}")
+    ask(page, "is there room")
+    assert "no more room" in page.text("#notice")[0]
+
+
+def test_no_turn_goes_unasked(open_page):
+    page = open_page()
+    for text in ("first", "second", "third"):
+        ask(page, text)
+    kept = page.text(".bubble") + page.text(".content")
+    page.js("window.confirm = (text) => { window.asked = text; return false }")
+    page.click(".turn:first-child .answer .action", 1)  # Regenerate
+    assert "2 questions" in page.js("window.asked")
+    page.click(".turn:nth-child(2) .question .action")  # Edit
+    page.type(" changed")
+    page.press("Enter")
+    assert "The question after" in page.js("window.asked")
+    page.press("Escape")
+    assert page.text(".bubble") + page.text(".content") == kept
+    page.js("window.confirm = () => true")
+    page.click(".turn:nth-child(2) .answer .action", 1)
+    page.wait("document.querySelectorAll('.turn').length === 2 && !document.querySelector('.writing')")
+
+
+def test_what_is_stopped_at_once_leaves_the_old_answer(open_page):
+    page = open_page()
+    ask(page, "first")
+    ask(page, "second")
+    kept = page.text(".bubble") + page.text(".content")
+    page.js("window.confirm = () => true; const f = fetch; window.fetch = (u, o) => new Promise((_, no) => o.signal.addEventListener('abort', () => no(o.signal.reason)))")
+    page.click(".turn:first-child .answer .action", 1)  # Regenerate
+    page.wait("document.querySelectorAll('.turn').length === 1")
+    page.press("Escape")
+    page.wait("document.querySelectorAll('.turn').length === 2")
+    assert page.text(".bubble") + page.text(".content") == kept
+    page.click(".turn:last-child .question .action")  # Edit
+    page.type(" and more")
+    page.press("Enter")
+    page.wait("!document.querySelector('#stop').hidden")
+    page.press("Escape")
+    page.wait("document.querySelector('#stop').hidden")
+    assert page.text(".bubble") + page.text(".content") == kept
+    assert page.js("document.querySelector('#input').value") == "second and more"
+    page.js("document.querySelector('#input').value = ''; document.querySelector('#input').dispatchEvent(new Event('input'))")
+    page.go(page.js("location.href"))
+    page.wait("document.querySelectorAll('.turn').length === 2")
+    assert page.text(".bubble") + page.text(".content") == kept
+
+
+def test_a_reload_while_it_writes(open_page):
+    page = open_page()
+    page.type("slow 900")
+    page.press("Enter")
+    page.wait("(document.querySelector('.content')?.innerText || '').length > 20")
+    page.click("#input")
+    page.type("a draft")
+    page.go(page.js("location.href"))
+    page.wait("document.querySelectorAll('.turn').length === 1")
+    assert "stopped" in page.text(".speed")[0] and page.text(".content")[0].startswith("1 2 3")
+    assert page.count(".error:not([hidden])") == 0
+    assert page.js("document.querySelector('#input').value") == "a draft"
+
+
+def test_the_focus_is_never_lost(open_page):
+    page = open_page()
+    focused = "(document.activeElement.dataset.key || document.activeElement.id || document.activeElement.innerText)"
+    ask(page, "first")
+    page.press("o", "Ctrl", "Shift")
+    page.click("#input")
+    page.type("second")
+    page.js("document.querySelector('#send').focus()")
+    page.press("Enter")
+    page.wait("document.querySelectorAll('.turn').length === 1 && !document.querySelector('.writing')")
+    assert page.js(focused) == "input"
+    page.js("document.querySelectorAll('.answer .action')[1].focus()")  # Regenerate
+    page.press("Enter")
+    page.wait("!document.querySelector('.writing') && document.querySelector('#stop').hidden")
+    assert page.js(focused) == "input"
+    page.js("document.querySelector('.question .action').focus()")
+    page.press("Enter")
+    page.wait("document.querySelector('.editing')")
+    page.press("Escape")
+    assert page.js(focused) == "Edit"
+    page.js("document.querySelector('.mode[data-mode=base]').focus()")
+    page.press("Enter")
+    assert page.js(focused) == "base" and page.text(".mode[aria-checked=true]") == ["Base"]
+    page.click("#input")
+    page.type("slow 40")
+    page.press("Enter")
+    page.js("document.querySelectorAll('#conversations .open')[1].focus()")
+    at = page.js(focused)
+    page.wait("!document.querySelector('.writing') && document.querySelector('#stop').hidden")
+    assert at.startswith("open ") and page.js(focused) == at
+    page.click("#conversations .remove", 1)
+    page.wait("document.querySelectorAll('#conversations li').length === 1")
+    assert page.js(focused).startswith("open ")
+    assert page.complaints.pop() == "dialog: Delete this conversation?"
+
+
+def test_an_answer_longer_than_what_is_left(open_page):
+    page = open_page()
+    page.js("(n => { n.value = '4096'; n.dispatchEvent(new Event('input')) })(document.querySelector('#set-max_tokens'))")
+    assert ask(page, "hello") == ["adapted heard: hello"]
+    page.complaints[:] = [c for c in page.complaints if "400" not in c]
+
+
+def test_a_wrong_key_is_told(open_page):
+    with scripted("--api-key", "secret") as locked:
+        page = open_page(locked.url)
+        for wrong in ("guess", "schlüssel", "鍵"):
+            page.wait("document.activeElement.id === 'set-key'")
+            page.js("document.activeElement.select()")
+            page.type(wrong)
+            page.press("Enter")
+            page.wait("document.querySelector('#messages').innerText.includes('The API key is wrong')")
+        page.type("secret")  # over the wrong one
+        page.press("Enter")
+        page.wait("document.querySelectorAll('.mode').length === 3")
+        page.complaints[:] = [c for c in page.complaints if "401" not in c]
+
+
+def test_right_to_left_and_formulas(open_page):
+    page = open_page()
+    assert ask(page, "say שלום עולם") == ["שלום עולם"]
+    assert page.js("['.bubble', '.content'].map(s => getComputedStyle(document.querySelector(s)).direction)") == ["ltr", "rtl"]
+    assert ask(page, r"say \(y_1*2*\) is \[x\] and \*plain\*") == [r"\(y_1*2*\) is \[x\] and *plain*"]
+    assert page.count("h1") == 1
+
+
 def test_settings_reach_the_server(open_page):
     page = open_page()
     page.press(",", "Ctrl")

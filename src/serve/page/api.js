@@ -1,24 +1,26 @@
 // The server's API: models, and one streamed answer.
 
 export class ApiError extends Error {
-  constructor(message, status) {
+  constructor(message, status, code) {
     super(message);
     this.status = status;
+    this.code = code;
   }
 }
 
 function headers(key) {
+  if (/[^\x20-\x7e]/.test(key)) throw new ApiError("no key has such characters", 401);  // and no header can carry them
   return key ? { "Content-Type": "application/json", Authorization: "Bearer " + key } : { "Content-Type": "application/json" };
 }
 
 async function errorOf(response) {
-  let message = `${response.status} ${response.statusText}`;
+  let message = `${response.status} ${response.statusText}`, code;
   try {
-    message = (await response.json()).error.message;
+    ({ message, code } = (await response.json()).error);
   } catch {
     // not the server's own error: a proxy's, perhaps
   }
-  return new ApiError(message, response.status);
+  return new ApiError(message, response.status, code);
 }
 
 export async function listModels(key) {

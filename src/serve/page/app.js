@@ -11,9 +11,10 @@ const conversations = new Conversations();
 const settings = new Settings($("setting-fields"));
 let models = [];  // [base] or [base, adapted]
 let mode = load("mode", "tuned");  // base, tuned, both
-const running = new Map();  // conversation -> AbortController
+const running = new Map();  // conversation -> {stop(), settle()}
 const views = new WeakMap();  // turn -> {MODEL_ID: what shows its answer}
 let stick = true;  // the newest text stays in view
+let leaving = false;  // the page is being closed or loaded anew
 
 // --- small helpers
 
@@ -33,11 +34,23 @@ function action(label, title, run) {
 
 // Not where it would bring up a keyboard over half of the page.
 function focusInput() {
-  if (!matchMedia("(pointer: coarse)").matches) input.focus();
+  if (document.activeElement !== input) (matchMedia("(pointer: coarse)").matches ? scroll : input).focus({ preventScroll: true });
+}
+
+// Replaces what is in the box; the focus stays at what has the same data-key.
+function refill(box, children) {
+  const key = box.contains(document.activeElement) && document.activeElement.dataset.key;
+  box.replaceChildren(...children);
+  if (key) box.querySelector(`[data-key="${CSS.escape(key)}"]`)?.focus();
 }
 
 function say(text) {
   $("status").textContent = text;
+}
+
+function warn(text) {
+  $("notice").textContent = text;
+  $("notice").hidden = !text;
 }
 
 async function copyText(text, button) {
@@ -94,7 +107,7 @@ function fillAnswer(view, answer) {
 
 function answerView(index, model, answer) {
   const node = make("article", "answer", "", { "aria-label": "Answer of " + model });
-  const content = make("div", "content");
+  const content = make("div", "content", "", { dir: "auto" });
   const speed = make("span", "speed");
   const error = make("p", "error", "", { role: "alert" });
   const actions = make("span", "actions");
@@ -112,7 +125,7 @@ function answerView(index, model, answer) {
 
 function questionView(turn, index) {
   const node = make("div", "question");
-  const bubble = make("div", "bubble", turn.question);
+  const bubble = make("div", "bubble", turn.question, { dir: "auto" });
   const actions = make("div", "actions");
   actions.append(
     action("Edit", "Change the question and ask again", () => edit(node, index)),
@@ -136,17 +149,20 @@ function turnView(turn, index) {
 }
 
 function showConversation() {
-  const turns = conversations.current.turns;
+  const { turns, title } = conversations.current;
+  const focused = messages.contains(document.activeElement);
   messages.replaceChildren(...(turns.length ? turns.map(turnView) : [welcome()]));
-  document.title = (conversations.current.title ? conversations.current.title + " - " : "") + "llmft";
+  document.title = (title ? title + " - " : "") + "llmft";
+  $("heading").textContent = title || "New conversation";
   showButtons();
+  if (focused) focusInput();
   stick = true;
   keepBottom();
 }
 
 function welcome() {
   const node = make("div", "welcome");
-  node.append(make("h1", "", "What shall it answer?"));
+  node.append(make("h2", "", "What shall it answer?"));
   const names = models.map((m) => m.id).join(" and ");
   node.append(make("p", "", names ? `${names} on this server. Conversations stay in this browser.` : "Connecting …"));
   const examples = make("div", "examples");
@@ -158,9 +174,9 @@ function welcome() {
 }
 
 function showList() {
-  $("conversations").replaceChildren(...conversations.list.map((conversation) => {
+  refill($("conversations"), conversations.list.map((conversation, i) => {
     const item = make("li", conversation === conversations.current ? "current" : "");
-    const open = make("button", "open", conversation.title || "New conversation", { type: "button" });
+    const open = make("button", "open", conversation.title || "New conversation", { type: "button", "data-key": "open " + conversation.id });
     if (conversation === conversations.current) open.setAttribute("aria-current", "true");
     open.addEventListener("click", () => {
       conversations.select(conversation.id);
@@ -169,13 +185,15 @@ function showList() {
       showConversation();
       focusInput();
     });
-    const remove = make("button", "icon remove", "×", { type: "button", "aria-label": "Delete " + (conversation.title || "this conversation"), title: "Delete" });
+    const remove = make("button", "icon remove", "×", { type: "button", "aria-label": "Delete " + (conversation.title || "this conversation"), title: "Delete", "data-key": "remove " + conversation.id });
     remove.addEventListener("click", () => {
       if (conversation.turns.length && !confirm("Delete this conversation?")) return;
-      running.get(conversation)?.abort();
+      running.get(conversation)?.stop();
       conversations.remove(conversation.id);
       showList();
       showConversation();
+      const opens = $("conversations").querySelectorAll(".open");
+      opens[Math.min(i, opens.length - 1)].focus();
     });
     item.append(open, remove);
     return item;
@@ -190,9 +208,9 @@ function showModes() {
     return;
   }
   const choices = [["base", "Base", models[0].id], ["tuned", "Fine-tuned", models[1].id], ["both", "Side by side", models.map((m) => m.id).join(" and ")]];
-  box.replaceChildren(...choices.map(([value, label, title]) => {
+  refill(box, choices.map(([value, label, title]) => {
     const on = value === mode;
-    const button = make("button", "mode", label, { type: "button", role: "radio", "aria-checked": on, title, tabindex: on ? 0 : -1, "data-mode": value });
+    const button = make("button", "mode", label, { type: "button", role: "radio", "aria-checked": on, title, tabindex: on ? 0 : -1, "data-mode": value, "data-key": value });
     button.addEventListener("click", () => setMode(value));
     return button;
   }));
@@ -209,6 +227,7 @@ function showButtons() {
   $("stop").hidden = !busy;
   $("send").hidden = busy;
   $("send").disabled = !input.value.trim() || !models.length;
+  if (document.activeElement?.hidden) focusInput();
 }
 
 function keepBottom() {
@@ -239,88 +258,128 @@ async function oneAnswer(conversation, index, model, signal) {
     const view = views.get(turn)?.[model];
     if (view && conversation === conversations.current) fillAnswer(view, answer);
   };
+  const request = (body) => streamAnswer(body, settings.key, signal, (text, count) => {
+    const now = performance.now();
+    if (!first) {
+      first = now;
+      answer.wait = (first - start) / 1000;
+    }
+    answer.text += text;
+    answer.tokens = count;
+    answer.seconds = (now - first) / 1000;
+    if (!drawn) requestAnimationFrame(draw);
+    drawn = true;
+  });
   try {
     const body = { model, messages: history(conversation, index, model), ...settings.sampling() };
-    const { finish, tokens } = await streamAnswer(body, settings.key, signal, (text, count) => {
-      const now = performance.now();
-      if (!first) {
-        first = now;
-        answer.wait = (first - start) / 1000;
-      }
-      answer.text += text;
-      answer.tokens = count;
-      answer.seconds = (now - first) / 1000;
-      if (!drawn) requestAnimationFrame(draw);
-      drawn = true;
+    const { finish, tokens } = await request(body).catch((error) => {
+      if (error.code !== "context_length_exceeded" || !body.max_tokens) throw error;
+      delete body.max_tokens;  // more than the context leaves: what it leaves
+      return request(body);
     });
     answer.tokens = tokens;
     answer.finish = finish;
   } catch (error) {
     answer.finish = "stopped";
-    if (error.name !== "AbortError") {
+    if (error.name !== "AbortError" && !leaving) {
       answer.finish = "error";
-      answer.error = error.status === 401 ? "The server wants an API key: see the settings." : error instanceof TypeError ? "The server cannot be reached." : error.message;
+      answer.error = error.status === 401 ? keyText() + " Give it in the settings." : error instanceof TypeError ? "The server cannot be reached." : error.message;
       if (error.status === 401) openSettings("key");
     }
   }
   draw();
 }
 
-// Answers turn `index` by these models at once; what followed it goes.
-async function ask(conversation, index, names) {
+function keyText() {
+  return settings.key ? "The API key is wrong." : "The server wants an API key.";
+}
+
+function titleOf(question) {
+  return question.split("\n")[0].slice(0, 60);
+}
+
+// Answers turn `index`, with this question, by these models at once; what followed it goes. If nothing comes, all is as before.
+async function ask(conversation, index, names, question) {
   if (running.has(conversation) || !names.length) return;
-  const turn = conversation.turns[index];
-  conversation.turns.length = index + 1;
-  for (const name of names) turn.answers[name] = { text: "", tokens: 0, seconds: 0, wait: 0, finish: "" };
+  const turn = conversation.turns[index], later = conversation.turns.length - index - 1;
+  if (later && !confirm(`Ask again? ${later === 1 ? "The question after this one and its answer go." : `The ${later} questions after this one and their answers go.`}`)) return;
+  const before = { turn: { ...turn }, turns: conversation.turns, title: conversation.title };
+  const edited = question !== undefined && question !== turn.question;
+  if (edited) turn.question = question;
+  if (edited && index === 0) conversation.title = titleOf(question);
+  turn.answers = question === undefined ? { ...turn.answers } : {};
+  conversation.turns = conversation.turns.slice(0, index + 1);
+  const fresh = names.map((name) => (turn.answers[name] = { text: "", tokens: 0, seconds: 0, wait: 0, finish: "" }));
   const controller = new AbortController();
-  running.set(conversation, controller);
+  // True if what was there before is back.
+  const settle = () => {
+    for (const answer of fresh) answer.finish ||= "stopped";
+    if (!Object.keys(before.turn.answers).length || fresh.some((a) => a.text)) return false;
+    Object.assign(turn, before.turn);
+    conversation.turns = before.turns;
+    conversation.title = before.title;
+    return true;
+  };
+  warn("");
+  running.set(conversation, { stop: () => controller.abort(), settle });
   if (conversation === conversations.current) showConversation();
   await Promise.all(names.map((name) => oneAnswer(conversation, index, name, controller.signal)));
   running.delete(conversation);
-  say(Object.values(turn.answers).some((a) => a.error) ? "The answer failed." : "The answer is complete.");
+  const failed = fresh.find((a) => a.error);
+  say(failed ? "The answer failed." : "The answer is complete.");
+  const restored = settle();
+  if (!conversations.list.includes(conversation)) return;  // deleted meanwhile
   keep(conversation);
+  if (restored && conversation === conversations.current) {
+    showConversation();
+    if (failed) warn(failed.error);
+    if (edited && !input.value) input.value = question;
+    fitInput();
+  }
   showButtons();
 }
 
 function keep(conversation) {
   conversation.time = Date.now();
-  conversations.list.sort((a, b) => b.time - a.time);
-  conversations.save();
+  conversations.sort();
+  conversations.save(conversation);
   showList();
 }
 
 function send(text) {
   const conversation = conversations.current;
   if (!text.trim() || running.has(conversation) || !models.length) return;
-  if (!conversation.title) conversation.title = text.trim().split("\n")[0].slice(0, 60);
+  if (!conversation.title) conversation.title = titleOf(text.trim());
   conversation.turns.push({ question: text.trim(), answers: {} });
   input.value = "";
   fitInput();
   keep(conversation);
   ask(conversation, conversation.turns.length - 1, speakers().map((m) => m.id));
+  focusInput();
 }
 
 function stop() {
-  running.get(conversations.current)?.abort();
+  running.get(conversations.current)?.stop();
 }
 
 function edit(node, index) {
   const conversation = conversations.current;
   if (running.has(conversation)) return;
-  const turn = conversation.turns[index];
-  const area = make("textarea", "", "", { "aria-label": "Change the question" });
+  const turn = conversation.turns[index], fromInput = document.activeElement === input;
+  const area = make("textarea", "", "", { "aria-label": "Change the question", dir: "auto" });
   area.value = turn.question;
   const row = make("div", "edit-actions");
   const submit = () => {
-    if (!area.value.trim()) return;
-    turn.question = area.value.trim();
-    if (index === 0) conversation.title = turn.question.split("\n")[0].slice(0, 60);
-    turn.answers = {};
-    ask(conversation, index, speakers().map((m) => m.id));
+    if (area.value.trim()) ask(conversation, index, speakers().map((m) => m.id), area.value.trim());
   };
-  row.append(action("Cancel", "Leave it as it was (Esc)", showConversation), action("Ask again", "Ask the changed question (Enter)", submit));
+  const leave = () => {
+    showConversation();
+    if (fromInput) focusInput();
+    else messages.children[index].querySelector(".question .action").focus();
+  };
+  row.append(action("Cancel", "Leave it as it was (Esc)", leave), action("Ask again", "Ask the changed question (Enter)", submit));
   area.addEventListener("keydown", (event) => {
-    if (event.key === "Escape") showConversation();
+    if (event.key === "Escape") leave();
     if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
       event.preventDefault();
       submit();
@@ -390,6 +449,7 @@ function exportConversation() {
 }
 
 function fitInput() {
+  save("draft", input.value, "sessionStorage");
   input.style.height = "auto";
   input.style.height = Math.min(input.scrollHeight, innerHeight * 0.4) + "px";
   showButtons();
@@ -446,7 +506,7 @@ $("composer").addEventListener("submit", (event) => {
 });
 $("stop").addEventListener("click", () => {
   stop();
-  input.focus();
+  focusInput();
 });
 $("new-chat").addEventListener("click", newChat);
 $("open-sidebar").addEventListener("click", openSidebar);
@@ -457,7 +517,27 @@ $("close-settings").addEventListener("click", closeSettings);
 $("reset-settings").addEventListener("click", () => settings.reset());
 $("export").addEventListener("click", exportConversation);
 $("theme").addEventListener("click", switchTheme);
-addEventListener("pagehide", () => conversations.save());
+// A request that the closing of the page ends must not look like a server that is gone.
+addEventListener("beforeunload", () => {
+  leaving = true;
+  setTimeout(() => (leaving = false), 5000);  // some links fire this and nothing closes
+});
+addEventListener("pagehide", () => {
+  leaving = true;
+  for (const [conversation, { settle }] of running) {
+    settle();
+    conversations.save(conversation);
+  }
+});
+addEventListener("pageshow", () => (leaving = false));
+addEventListener("storage", (event) => {
+  if (!conversations.changed(event, (c) => running.has(c))) return;
+  showList();
+  if (models.length && !running.has(conversations.current) && !messages.querySelector(".editing")) showConversation();
+});
+conversations.onRoom = (kept) => {
+  if (!kept) warn("This browser has no more room: the conversation is not kept. Delete others, or save it as a file (settings).");
+};
 
 async function connect() {
   try {
@@ -467,7 +547,7 @@ async function connect() {
     models = [];
     if (error.status === 401) openSettings("key");
     const retry = make("div", "welcome");
-    retry.append(make("h1", "", error.status === 401 ? "This server wants an API key" : "The server cannot be reached"),
+    retry.append(make("h2", "", error.status === 401 ? keyText() : "The server cannot be reached."),
       make("p", "", error.status === 401 ? "Give it in the settings." : error.message), action("Try again", "Connect again", connect));
     messages.replaceChildren(retry);
     return;
@@ -481,5 +561,7 @@ settings.onKey = connect;
 // answers that were being written when the page was closed
 for (const conversation of conversations.list)
   for (const turn of conversation.turns) for (const answer of Object.values(turn.answers)) answer.finish ||= "stopped";
+input.value = load("draft", "", "sessionStorage");
+fitInput();
 showList();
 connect();

@@ -22,6 +22,7 @@ export function safeLink(address) {
 }
 
 const INLINE = [
+  [/^\\\([^]*?\\\)|^\\\[[^]*?\\\](?!\()/, (m) => m[0]],  // a formula keeps what it is written with
   [/^\\([!-/:-@[-`{-~])/, (m) => m[1]],
   [/^\*\*(?=\S)([^]*?\S)\*\*(?!\*)/, (m, depth) => element("strong", "", ...inline(m[1], depth))],
   [/^__(?=\S)([^]*?\S)__(?!\w)/, (m, depth) => element("strong", "", ...inline(m[1], depth))],

@@ -101,5 +101,6 @@ export class Settings {
 
   focus(name) {
     this.controls[name].control.focus();
+    if (name === "key") this.controls[name].control.select();
   }
 }
