@@ -22,11 +22,9 @@ void* Device::allocate(size_t bytes, MemoryPart part) {
                                human_bytes(static_cast<double>(bytes)), name_of(part)));
   void* data = allocate_raw(bytes);
   if (data == nullptr)
-    user_error(
-        "{}: out of memory for {} ({} wanted, {} held); lower train.pack_tokens, or use --strategy fsdp "
-        "on more ranks",
-        name(), name_of(part), human_bytes(static_cast<double>(bytes)),
-        human_bytes(static_cast<double>(bytes_held())));
+    user_error("{}: out of memory for {} ({} wanted, {} held); {}", name(), name_of(part),
+               human_bytes(static_cast<double>(bytes)), human_bytes(static_cast<double>(bytes_held())),
+               memory_advice_);
   auto i = static_cast<size_t>(part);
   held_[i] += bytes;
   peak_by_part_[i] = std::max(peak_by_part_[i], held_[i]);

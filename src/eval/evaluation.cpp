@@ -146,7 +146,8 @@ Results evaluate(const std::vector<Line>& lines, int systems, const EvalOptions&
     }
     if (systems == 2) {
       Paired paired = compare(line.systems[0], line.systems[1], o.resamples, seed);
-      row += fmt::format("  {:<31}  {:.4f}", interval_text(paired.difference), paired.p);
+      row += fmt::format("  {:<31}  {}", interval_text(paired.difference),
+                         paired.p < 1e-4 ? fmt::format("{:.1e}", paired.p) : fmt::format("{:.4f}", paired.p));
       csv_line(line.name, "difference", n, paired.difference, number(paired.p), false);
       out.report.emplace_back(line.name + "_p", paired.p);
     }
@@ -267,6 +268,11 @@ void run_evaluation(const Process& process, const EvalOptions& o, const std::str
   source.adapter = o.adapter;
   LoadedModel model(source);
   int systems = model.has_adapter() ? 2 : 1;
+  fs::path output = o.output;
+  if (process.is_root()) {  // found now rather than when the work is done
+    if (!o.results.empty()) check_benchmark_table(o.results);
+    make_writable_folder(output);
+  }
 
   uint64_t scored = o.perplexity_samples > 0
                         ? std::min<uint64_t>(shards.size(), static_cast<uint64_t>(o.perplexity_samples))
@@ -310,8 +316,6 @@ void run_evaluation(const Process& process, const EvalOptions& o, const std::str
 
   std::vector<Line> lines = lines_of(losses, tokens, answers, systems);
   Results results = evaluate(lines, systems, o);
-  fs::path output = o.output;
-  make_writable_folder(output);
   write_file_atomic(output / "config.yaml", config_yaml);
   write_answers(output, answers, shards, systems);
   write_file_atomic(output / "samples.csv", samples_table(lines, shards, systems));
@@ -335,8 +339,8 @@ void run_evaluation(const Process& process, const EvalOptions& o, const std::str
   report.results.emplace_back("perplexity_seconds", scoring_seconds);
   report.results.emplace_back("answer_seconds", answering_seconds);
   write_run_report(output / "run.json", report);
-  if (!o.results.empty()) add_to_table(o, process, report, model, results, systems);
   fmt::print("{}BLEU: {}\nROUGE: {}\n", results.table, kBleuSignature, kRougeSignature);
+  if (!o.results.empty()) add_to_table(o, process, report, model, results, systems);
   log::info("{} supervised tokens in {}, {} answered tokens in {}; results in {}",
             static_cast<int64_t>(supervised), human_seconds(scoring_seconds), generated,
             human_seconds(answering_seconds), output.string());

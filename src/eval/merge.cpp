@@ -46,6 +46,9 @@ void validate(const ExportOptions& o) {
   std::error_code error;
   if (fs::equivalent(o.output, o.model, error))
     user_error("--output: {} is the base model's folder; give another", o.output);
+  if (fs::equivalent(o.output, o.adapter, error))
+    user_error("--output: {} is the adapter's folder, and would be a model with an adapter; give another",
+               o.output);
   if (!o.overwrite && fs::exists(fs::path(o.output) / "config.json"))
     user_error("{}: has a model already; give another --output, or --overwrite", o.output);
 }
@@ -278,6 +281,9 @@ Fidelity merged_fidelity(const ExportOptions& o) {
 }
 
 void run_merge(const ExportOptions& o) {
+  validate(o);
+  if (o.samples != 0)
+    sample_tokens(o, load_llama_config(o.model));  // what is wrong is found before the merge
   merge_adapter(o);
   log::info("merged model in {}", o.output);
   if (o.samples == 0) return;

@@ -392,6 +392,7 @@ const char* name_of(FinishReason reason) {
 std::unique_ptr<Engine> make_engine(const EngineOptions& options, const Tokenizer& tokenizer) {
   auto model = std::make_unique<LoadedModel>(options.source);
   LoadedModel& reference = *model;
+  model->device().set_memory_advice("lower --context or --max-sequences");
   return checked(std::move(model), reference, options, tokenizer);
 }
 

@@ -80,6 +80,8 @@ std::vector<int32_t> read_end_tokens(const fs::path& model, const LlamaConfig& c
 void LoadedModel::open(const AdapterSpec& adapter, const ModelSource& source) {
   tensors_ = std::make_unique<LlamaTensors>(config_, adapter, cuda_ ? 64 : 1);
   device_ = cuda_ ? make_cuda_device(source.gpu) : make_cpu_device();
+  device_->set_memory_advice(cuda_ ? "use a GPU with more free memory, or --device cpu"
+                                   : "use a machine with more free memory");
   int threads = thread_count(source);
   ops_ = cuda_ ? make_cuda_ops(*device_, recipe_.matmul, KernelChoice::measured, tuning())
                : make_cpu_ops(*device_, recipe_.matmul, threads);

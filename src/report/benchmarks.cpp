@@ -8,6 +8,7 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <fstream>
 
 #include <fcntl.h>
 #include <sys/file.h>
@@ -189,6 +190,12 @@ std::string with_more_columns(const std::string& table, size_t more) {
   return out;
 }
 
+[[noreturn]] void refuse_columns(const fs::path& path, const std::string& first_line) {
+  user_error(
+      "{}: has other columns (it begins '{}'), so no row can be added; move it away or name another table",
+      path.string(), first_line.substr(0, 80));
+}
+
 }  // namespace
 
 std::string benchmark_header() {
@@ -216,14 +223,20 @@ void append_benchmark(const fs::path& path, const BenchmarkRow& row) {
   if (!first) {
     prefix = header + "\n";
   } else if (*first != header) {
-    user_error(
-        "{}: has other columns (it begins '{}'), so this run's row was not added; move it away or name "
-        "another table",
-        path.string(), first->substr(0, 80));
+    refuse_columns(path, *first);
   } else if (table.ends_inside_a_line()) {
     prefix = "\n";
   }
   table.append(prefix + to_csv(row) + "\n");
+}
+
+void check_benchmark_table(const fs::path& path) {
+  if (!path.parent_path().empty()) make_writable_folder(path.parent_path());
+  std::ifstream file(path);
+  std::string first, header = benchmark_header();
+  if (!std::getline(file, first)) return;
+  if (first.ends_with('\r')) first.pop_back();
+  if (first != header && !is_older(first, header)) refuse_columns(path, first);
 }
 
 }  // namespace llmft

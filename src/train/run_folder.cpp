@@ -72,7 +72,7 @@ RunFolder::RunFolder(const Process& process, const TrainOptions& options, const 
     : process_(process), o_(options), config_yaml_(config_yaml) {
   if (process.is_root()) {
     // found now rather than when the run is over
-    if (fs::path table = o_.results; table.has_parent_path()) make_writable_folder(table.parent_path());
+    if (!o_.results.empty()) check_benchmark_table(o_.results);
     made_ = !fs::exists(o_.output);
     make_writable_folder(o_.output);
     if (fs::exists(path("run.json"))) {

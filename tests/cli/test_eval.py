@@ -157,6 +157,16 @@ def test_bad_input(evaluate, change, words):
     assert not output.exists()
 
 
+def test_what_cannot_be_written_is_found_before_the_work(evaluate, tmp_path):
+    table = tmp_path / "table.csv"
+    table.write_text("other,columns\n1,2\n")
+    for change, output, said in (([], "/proc/x", "/proc/x"), (["--results", table], None, "has other columns (it begins 'other,columns')")):
+        done, _ = evaluate(*change, output=output)
+        assert done.returncode == 2 and said in runs.error_lines(done)[0]
+        assert "samples for perplexity" not in done.stderr
+    assert table.read_text() == "other,columns\n1,2\n"
+
+
 def test_results_are_not_overwritten(both, evaluate, trained):
     _, output = both
     done, _ = evaluate(output=output)

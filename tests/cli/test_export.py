@@ -81,6 +81,8 @@ def test_merged_model_evaluates_as_base_and_adapter(model, adapter, shards, tmp_
     ([], ["--adapter"]),
     (["--adapter", "/no/such"], ["/no/such", "adapter_config.json"]),
     (["--adapter", "ADAPTER", "--output", "MODEL"], ["base model's folder"]),
+    (["--adapter", "ADAPTER", "--output", "ADAPTER", "--overwrite"], ["adapter's folder"]),
+    (["--adapter", "ADAPTER", "--data", "/no/such"], ["/no/such"]),
     (["--adapter", "ADAPTER", "--model", "/no/such"], ["/no/such"]),
     (["--adapter", "ADAPTER", "--dtype", "int8"], ["int8", "bf16"]),
 ])

@@ -56,6 +56,9 @@ class Device {
   void* allocate(size_t bytes, MemoryPart part);
   void release(void* data, size_t bytes, MemoryPart part);
 
+  // What to do where there is no more; training's as long as nothing is said.
+  void set_memory_advice(std::string advice) { memory_advice_ = std::move(advice); }
+
   DevicePhase phase() const { return phase_; }
   void set_phase(DevicePhase phase) { phase_ = phase; }
 
@@ -93,6 +96,7 @@ class Device {
   std::array<size_t, kMemoryParts> peak_by_part_{};
   size_t peak_ = 0;
   DevicePhase phase_ = DevicePhase::making;
+  std::string memory_advice_ = "lower train.pack_tokens, or use --strategy fsdp on more ranks";
   Profile* profile_ = nullptr;
 };
 

@@ -67,4 +67,7 @@ std::string to_csv(const BenchmarkRow& row);
 // one.
 void append_benchmark(const std::filesystem::path& path, const BenchmarkRow& row);
 
+// The same UserError for a table that is there, before the work whose row it is to have.
+void check_benchmark_table(const std::filesystem::path& path);
+
 }  // namespace llmft
