@@ -382,6 +382,27 @@ def test_right_to_left_and_formulas(open_page):
     assert page.count("h1") == 1
 
 
+def test_what_an_earlier_page_kept(open_page, server):
+    page = open_page()
+    old = [{"id": "x", "title": "old one", "time": 1, "turns": [{"question": "old one", "answers": {"tiny-tuned": {"text": "kept", "finish": "stop"}}}]}]
+    page.js(f"localStorage.setItem('llmft.conversations', JSON.stringify({json.dumps(old)}))")
+    page.go(server.url + "/")
+    page.wait("document.querySelectorAll('#conversations li').length === 2")
+    page.click("#conversations .open", 1)
+    page.wait("document.querySelector('.content')?.innerText === 'kept'")
+
+
+def test_stop_on_a_phone_brings_up_no_keyboard(open_page):
+    phone = open_page(width=390, height=844, phone=True)
+    phone.click("#input")
+    phone.type("slow 900")
+    phone.click("#send")
+    phone.wait("(document.querySelector('.content')?.innerText || '').length > 20")
+    phone.click("#stop")
+    phone.wait("!document.querySelector('.writing') && document.querySelector('#stop').hidden")
+    assert phone.js("document.activeElement.id") == "scroll"
+
+
 def test_settings_reach_the_server(open_page):
     page = open_page()
     page.press(",", "Ctrl")

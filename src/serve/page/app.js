@@ -51,6 +51,7 @@ function say(text) {
 function warn(text) {
   $("notice").textContent = text;
   $("notice").hidden = !text;
+  keepBottom();
 }
 
 async function copyText(text, button) {
