@@ -2,6 +2,7 @@
 // answers, and nothing else, go to stdout: a line in, an answer out.
 #include "llmft/cli/chat.hpp"
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
@@ -29,7 +30,9 @@ constexpr const char* kHelp =
     R"(usage: llmft chat --model DIR [--adapter DIR] [options]
 
 A conversation in the terminal. Ctrl-C stops an answer; Ctrl-D, or Ctrl-C at the prompt, ends. With --adapter the
-fine-tuned model answers; /base, /tuned and /both choose. Lines from a pipe are answered one by one.
+fine-tuned model answers; /base, /tuned and /both choose. Lines from a pipe are answered one by one, as one
+conversation, whose oldest turns are forgotten where the context is full; empty lines are passed over, and those that
+begin with / are commands. The exit code is 2 where a line had to stay without an answer.
 
 examples:
   llmft chat --model models/Llama-3.2-1B-Instruct
@@ -135,18 +138,20 @@ class Conversation {
     if (answering_.engine->has_adapter()) speakers_ = {AnswerWeights::adapted};
   }
 
-  void run() {
+  // Whether every line got its answer.
+  bool run() {
     if (terminal_) std::printf("%s. /help lists commands; Ctrl-D ends.\n", title().c_str());
     while (std::optional<std::string> line = read_message()) {
       if (trim(*line).empty()) continue;
       if (line->starts_with('/')) {
-        if (!command(std::string(trim(*line)))) return;
+        if (!command(std::string(trim(*line)))) break;
         continue;
       }
       history_.push_back({std::move(*line), {}});
       answer();
     }
     if (terminal_) std::printf("\n");
+    return all_answered_;
   }
 
  private:
@@ -166,6 +171,7 @@ class Conversation {
       if (!line) return std::nullopt;
       if (valid_utf8_prefix(*line) != line->size()) {
         log::warn("the line is not UTF-8 and was left out");
+        all_answered_ = all_answered_ && terminal_;
         continue;
       }
       if (!line->ends_with('\\')) return text + *line;
@@ -196,7 +202,7 @@ class Conversation {
       else
         answer();
     } else if (word == "/set") {
-      change(rest);
+      if (change(rest)) say(rest + " is set");
     } else if (word == "/base" || word == "/tuned" || word == "/both") {
       if (!two) {
         say("there is no adapter; start with --adapter DIR");
@@ -204,14 +210,16 @@ class Conversation {
         speakers_.clear();
         if (word != "/tuned") speakers_.push_back(AnswerWeights::base);
         if (word != "/base") speakers_.push_back(AnswerWeights::adapted);
+        say(speakers_.size() == 2 ? "both answer" : name(speakers_[0]) + " answers");
       }
     } else {
+      all_answered_ = all_answered_ && terminal_;
       say(word + ": no such command; /help lists them. A message that starts with / can follow a blank");
     }
     return true;
   }
 
-  void change(const std::string& rest) {
+  bool change(const std::string& rest) {
     std::vector<std::string> words = split(rest, ' ');
     OptionSet set;
     ChatOptions changed = options_;
@@ -220,8 +228,13 @@ class Conversation {
       if (words.size() != 2) user_error("/set: give a name and a value, as /set temperature 0.7");
       set.parse(std::vector<std::string>{"--chat." + words[0] + "=" + words[1]});
       options_ = changed;
+      return true;
     } catch (const UserError& e) {
-      say(e.what());
+      std::string what = e.what();
+      constexpr std::string_view kOption = "--chat.";
+      if (size_t at = what.find(kOption); at != std::string::npos) what.replace(at, kOption.size(), "/set ");
+      say(what);
+      return false;
     }
   }
 
@@ -249,10 +262,21 @@ class Conversation {
     size_t shown = 0;
   };
 
+  void forget_what_does_not_fit() {
+    int64_t context = answering_.engine->max_context();
+    int64_t room = std::min(options_.sampling.max_tokens, context / 2);
+    auto fits = [&](AnswerWeights weights) {
+      return static_cast<int64_t>(prompt(weights).size()) + room <= context;
+    };
+    while (history_.size() > 1 && !std::all_of(speakers_.begin(), speakers_.end(), fits))
+      history_.erase(history_.begin());
+  }
+
   // All speakers at once in one batch; their texts one after the other.
   void answer() {
     std::vector<Answer> answers;
     Engine& engine = *answering_.engine;
+    if (!terminal_) forget_what_does_not_fit();
     for (AnswerWeights weights : speakers_) {
       GenerationRequest request{prompt(weights), options_.sampling, weights};
       auto used = static_cast<int64_t>(request.prompt.size());
@@ -262,6 +286,8 @@ class Conversation {
                         "starts a new one",
                         used, engine.max_context()));
         history_.pop_back();
+        if (!terminal_) std::printf("\n");  // a line in, a line out
+        all_answered_ = all_answered_ && terminal_;
         return;
       }
       request.sampling.max_tokens = std::min(request.sampling.max_tokens, engine.max_context() - used);
@@ -345,6 +371,7 @@ class Conversation {
   bool terminal_;
   std::vector<AnswerWeights> speakers_ = {AnswerWeights::base};
   std::vector<Exchange> history_;
+  bool all_answered_ = true;
   LineReader reader_;
 };
 
@@ -366,8 +393,7 @@ int run_chat(std::span<const std::string> args) {
   }
   Conversation conversation(load_answering(answering, "chat"), answering, std::move(options));
   catch_interrupts();
-  conversation.run();
-  return kExitOk;
+  return conversation.run() ? kExitOk : kExitUser;
 }
 
 }  // namespace llmft

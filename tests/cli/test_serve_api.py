@@ -287,11 +287,22 @@ def test_warns_when_open_to_all(model):
 def test_chat_from_a_pipe(model):
     lines = "Hello.\n/system Be brief.\n/reset\nHello.\n/set temperature 9\n/nonsense\n/base\n/quit\nnot asked\n"
     done = runs.llmft("chat", "--model", model, "--device", "cpu", "--temperature", 0, "--max-tokens", 8, input=lines)
-    assert done.returncode == 0
-    for said in ("system prompt set", "/nonsense", "temperature", "no adapter"):
+    assert done.returncode == 2  # for /nonsense
+    for said in ("system prompt set", "/nonsense", "/set temperature", "no adapter"):
         assert said in done.stderr
     plain = runs.llmft("chat", "--model", model, "--device", "cpu", "--temperature", 0, "--max-tokens", 8, input="Hello.")
     assert plain.stdout and done.stdout.startswith(plain.stdout) and "Be brief" not in done.stdout
+
+
+def test_every_line_from_a_pipe_is_answered(model):
+    """Far more than the context holds."""
+    ask = lambda *lines: runs.llmft("chat", "--model", model, "--device", "cpu", "--temperature", 0, "--max-tokens", 8, "--context", 64,
+                                    input="\n".join(lines))
+    done = ask(*["/set repetition_penalty 1.5", *(f"Question {i}?" for i in range(30))])
+    assert done.returncode == 0 and "repetition_penalty 1.5 is set" in done.stderr and "no longer fits" not in done.stderr
+    assert done.stdout.count("\n") >= 30
+    done = ask("word " * 100, "Hello.")
+    assert done.returncode == 2 and "no longer fits" in done.stderr and done.stdout.startswith("\n")
 
 
 def test_chat_in_a_terminal(model):
