@@ -46,6 +46,12 @@ class Row:
         return f"{self.where}, {column}" + (f" ({note})" if note else "")
 
 
+DERIVED = {  # where samples have many lengths
+    "samples_per_s": "tokens_per_s / sample_length_mean",
+    "padded_tokens_per_s": "tokens_per_s / sample_length_mean x max_length",
+}
+
+
 class Cell(Row):
     """A row of benchmarks.csv or variants.csv."""
 
@@ -101,15 +107,25 @@ class Cell(Row):
 
     @property
     def samples_per_s(self) -> float | None:
-        """Where steps have different numbers of samples, of the run: a median of them is of other steps than that of tokens/s."""
-        if self["tokens_per_s"] and self["samples"] and self["tokens"] and not self.fixed:
-            return self["tokens_per_s"] * self["samples"] / self["tokens"]
+        """Where samples have many lengths, of the data's mean length: the few packs of a short run have another one."""
+        if self["tokens_per_s"] and self.mean_length and not self.fixed:
+            return self["tokens_per_s"] / self.mean_length
         if self["samples_per_s"] or not self["tokens_per_s"] or not self.mean_length:
             return self["samples_per_s"]
         return self["tokens_per_s"] / self.mean_length
 
+    @property
+    def padded_tokens_per_s(self) -> float | None:
+        """Of the program that would pad every sample to the longest and take as long."""
+        if self.fixed or not (self["max_length"] and self.samples_per_s):
+            return self["padded_tokens_per_s"]
+        return self.samples_per_s * self["max_length"]
+
     def value(self, column: str) -> float | None:
-        return self.samples_per_s if column == "samples_per_s" else self[column]
+        return getattr(self, column) if column in DERIVED else self[column]
+
+    def source(self, column: str) -> str:
+        return super().source(column if self.fixed else DERIVED.get(column, column))
 
 
 @dataclasses.dataclass(frozen=True)
