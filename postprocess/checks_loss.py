@@ -149,18 +149,20 @@ def supervised(facts: Facts) -> Check:
 
 
 def parity(facts: Facts) -> Check:
-    failures, count, lagging = [], 0, 0
+    failures, count, lagging = [], 0, []
     for of in facts.alike(facts.all_runs()):
         wide = next(p for p in PRECISIONS if p in of)
         for precision, run in of.items():
             found = parity_of(of[wide], run) if precision != wide else None
             if found is None:
                 continue
+            source, other = f"runs/{run.name}/steps.csv", f"runs/{of[wide].name}/steps.csv"
             if (run.mode, precision) == LAGS:
-                lagging += 1
+                a, b, step = number(found.a, other, 4), number(found.b, source, 4), number(found.step, source, 0)
+                words = "{run} has {b} nats at step {step}, {wide} {a}"
+                lagging.append(say(words, run=Name(run.name), wide=Name(wide), step=step, a=a, b=b))
                 continue
             count += 1
-            source, other = f"runs/{run.name}/steps.csv", f"runs/{of[wide].name}/steps.csv"
             if found.early_gap > PARITY.get(precision, 0.01):
                 a, b, step = number(found.a, other, 4), number(found.b, source, 4), number(found.step, source, 0)
                 words = "{run}: {b} nats at step {step}, {wide} has {a}"
@@ -172,7 +174,7 @@ def parity(facts: Facts) -> Check:
     name = "precisions agree in loss: the first steps, and the mean of the last ones, of runs that differ in precision alone"
     if lagging:
         name += " (not all weights in bf16, which lags at first: numerics.md)"
-    return Check(say(name), count, failures)
+    return Check(say(name), count, failures, tuple(lagging))
 
 
 def quality_parity(facts: Facts) -> Check:

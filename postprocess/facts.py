@@ -18,6 +18,7 @@ class Value:
     source: str
     here: bool = True  # measured in the same visit as ours; else published, or of another visit
     row: Row | None = None
+    same_batch: bool = True  # as many tokens a step as ours
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,12 +157,13 @@ class Facts(ScalingFacts, RunFacts, QualityFacts):
             )
 
         rows = [row for row in self.m.peers if alike(row) and row["tokens_per_s"]]
-        rows = [row for row in rows if row.tokens_a_rank == setting.tokens] or rows
+        alike_in_batch = [row for row in rows if row.tokens_a_rank == setting.tokens]
+        rows = alike_in_batch or rows
         if rows:
             best = max(rows, key=lambda row: row["tokens_per_s"])
             if best[column] is None:
                 return None
-            return Value(best[column], best.source(column), any(same_visit(best, row) for row in ours), best)
+            return Value(best[column], best.source(column), any(same_visit(best, row) for row in ours), best, bool(alike_in_batch))
         rows = [
             r
             for r in self.reference.peers
@@ -172,13 +174,14 @@ class Facts(ScalingFacts, RunFacts, QualityFacts):
             and (r.text("lengths") == "fixed") == setting.fixed
             and (not setting.fixed or (r["sample_tokens"] == setting.length))
         ]
-        rows = [r for r in rows if (r["batch"] or 0) * (r["sample_tokens"] or 0) == setting.tokens] or rows
+        alike_in_batch = [r for r in rows if (r["batch"] or 0) * (r["sample_tokens"] or 0) == setting.tokens]
+        rows = alike_in_batch or rows
         column, factor = ("memory_gb", 1e9) if column == "peak_memory_bytes" else (column, 1)
         rows = [r for r in rows if r[column]]
         if not rows:
             return None
         best = max(rows, key=lambda r: r["tokens_per_s"])
-        return Value(best[column] * factor, best.source(column), False, best)
+        return Value(best[column] * factor, best.source(column), False, best, bool(alike_in_batch))
 
     def original_peer(self, system: str, precision: str, column: str = "tokens_per_s") -> Value | None:
         o = self.original

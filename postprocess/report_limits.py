@@ -91,7 +91,7 @@ def limits(facts: Facts) -> list:
 def checks_section(facts: Facts, found: list[Check]) -> list[Block]:
     rows = [[check.name, c.outcome(check)] for check in found]
     caption = say(
-        "What must hold of any measurement of this program; `postprocess/checks.py` says how far from it is too far, and why."
+        "What must hold of any measurement of this program; `postprocess/checks_loss.py` and `checks_speed.py` say how far from it is too far, and why."
     )
     return [heading(2, "The study checks itself"), table(["check", "outcome"], rows, caption, left=2)]
 

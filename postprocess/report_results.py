@@ -37,8 +37,10 @@ def memory(value: "Stat | Value | None") -> Num:
 
 
 def aside(value: Value | None, shown: Num):
-    """A peer's figure; of another visit it is marked."""
-    return shown if value is None or value.here else say("{it} †", it=shown)
+    """A peer's figure; of another visit, or another batch, it is marked."""
+    if value is None or (value.here and value.same_batch):
+        return shown
+    return say("{it} " + ("" if value.here else "†") + ("" if value.same_batch else "‡"), it=shown)
 
 
 def original_words(facts: Facts):
@@ -135,7 +137,7 @@ def setting_title(s: Setting):
 
 
 def setting_table(facts: Facts, s: Setting) -> list[Block]:
-    rows, marked = [], False
+    rows, marked, other_batch = [], False, False
     padded = not s.fixed and any(facts.ours(s, p, "padded_tokens_per_s") for p in PRECISIONS)
     peers = [system for system in PEERS if any(facts.peer(s, system, p) for p in PRECISIONS)]
     for precision in PRECISIONS:
@@ -153,6 +155,7 @@ def setting_table(facts: Facts, s: Setting) -> list[Block]:
         for system in peers:
             peer = facts.peer(s, system, precision)
             marked |= peer is not None and not peer.here
+            other_batch |= peer is not None and not peer.same_batch
             cells += [aside(peer, rate(peer)), over(mine, peer)]
         rows.append(cells)
     head = [
@@ -172,6 +175,8 @@ def setting_table(facts: Facts, s: Setting) -> list[Block]:
         )
     if marked:
         notes.append(say("† not in the same visit."))
+    if other_batch:
+        notes.append(say("‡ at another number of tokens a step."))
     sources = {row.text("source") for rows_ in facts.single[s].values() for row in rows_} - {""}
     if sources:
         notes.append(say("Rows {it}; run files were not kept.", it=Name("; ".join(sorted(sources)))))

@@ -122,7 +122,7 @@ def value_ticks(axes: Axes) -> None:
 
 def unit_of(kind: str, largest: float) -> Unit:
     if kind == "bytes":
-        return Unit("GiB", 2**30) if largest >= 2**30 else Unit("MiB", 2**20)
+        return Unit("GB", 1e9) if largest >= 1e9 else Unit("MB", 1e6)
     if kind == "seconds":
         return Unit("hours", 3600) if largest >= 10800 else Unit("minutes", 60) if largest >= 180 else Unit("s")
     return Unit(kind)
