@@ -164,6 +164,12 @@ class Facts(ScalingFacts, RunFacts, QualityFacts):
             if best[column] is None:
                 return None
             return Value(best[column], best.source(column), any(same_visit(best, row) for row in ours), best, bool(alike_in_batch))
+        return self.earlier_peer(setting, system, precision, column)
+
+    def earlier_peer(
+        self, setting: Setting, system: str, precision: str, column: str = "tokens_per_s"
+    ) -> Value | None:
+        """Of the peers' own benchmark, before this program existed."""
         rows = [
             r
             for r in self.reference.peers

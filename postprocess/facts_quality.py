@@ -108,7 +108,7 @@ class QualityFacts:
         parts += [f"means over up to {seeds} seeds"] if seeds > 1 else []
         return " · ".join(parts)
 
-    def quality_data(self, key: str):
-        """(value, source) out of quality.json's account of the data."""
-        value = self.m.quality_json.get("data", {}).get(key)
-        return (value, f"quality/quality.json, data.{key}") if isinstance(value, (int, float)) else (None, "")
+    def quality_data(self, key: str, part: str = "data"):
+        """(value, source) out of quality.json's account of the data, or of its settings."""
+        value = self.m.quality_json.get(part, {}).get(key)
+        return (value, f"quality/quality.json, {part}.{key}") if isinstance(value, (int, float)) else (None, "")

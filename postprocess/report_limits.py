@@ -4,7 +4,11 @@ import check as c
 from check import Check
 from document import MISSING, Block, Name, Note, heading, join, number, percent, say, table
 from facts import Facts
+from report_results import PEERS, STUDY, setting_title
 from style import short_device
+
+TRAINS = {"lora": "LoRA", "full": "Full fine-tuning"}
+ELSEWHERE = 0.05  # relative: two visits' peers differ by less
 
 
 def shares_text(shares: list[float]):
@@ -15,6 +19,49 @@ def shares_text(shares: list[float]):
         percent(shares[-1], "benchmarks.csv, supervised_tokens over tokens"),
     )
     return low if low == high else say("{a} to {b}", a=low, b=high)
+
+
+def cells_without_rows(facts: Facts) -> list:
+    """Of the study's grid: what no row is of."""
+    items = []
+    modes = [mode for mode in ("lora", "full") if any(row.text("mode") == mode for row in facts.m.ours)]
+    for mode in modes:
+        for words, there in (
+            ("on one GPU, samples of one length", lambda r: r.ranks == 1 and r.fixed),
+            ("on one GPU, real lengths packed", lambda r: r.ranks == 1 and not r.fixed),
+            ("DDP on several", lambda r: r.ranks > 1 and r.text("strategy") == "ddp"),
+            ("FSDP on several", lambda r: r.ranks > 1 and r.text("strategy") == "fsdp"),
+        ):
+            have = {row.text("precision") for row in facts.m.ours if row.text("mode") == mode and there(row)}
+            if lacking := [p for p in STUDY if p not in have]:
+                text = "{mode}, " + words + ": {list} {it}."
+                items.append(
+                    say(text, mode=Name(TRAINS[mode]), list=join([say("{p}", p=Name(p)) for p in lacking]), it=None)
+                )
+    return items
+
+
+def peers_before(facts: Facts) -> list:
+    """Where a peer was measured beside this program and, apart from it, earlier, and the two differ."""
+    items = []
+    for setting in facts.single:
+        for system in PEERS:
+            for precision in STUDY:
+                now, before = facts.peer(setting, system, precision), facts.earlier_peer(setting, system, precision)
+                if not (now and before and now.here and now.same_batch and before.same_batch):
+                    continue
+                if abs(before.value / now.value - 1) > ELSEWHERE:
+                    items.append(
+                        say(
+                            "{system}, {p}, at {setting}: {now} tokens/s beside this program, {before} in an earlier measurement of peers alone.",
+                            system=Name(system),
+                            p=Name(precision),
+                            setting=setting_title(setting),
+                            now=number(now.value, now.source, 0),
+                            before=number(before.value, before.source, 0),
+                        )
+                    )
+    return items
 
 
 def limits(facts: Facts) -> list:
@@ -41,6 +88,7 @@ def limits(facts: Facts) -> list:
                 it=None,
             )
         )
+    items += [*cells_without_rows(facts), *peers_before(facts)]
     nodes = max((row["nodes"] or 1 for row in facts.m.ours), default=1)
     if nodes == 1:
         items.append(say("Several nodes: {it}.", it=None))

@@ -49,6 +49,7 @@ def machines(facts: Facts) -> Block:
         versions = sorted(
             {f"llmft {row.text('version')}" for row in of_device if row.system == "llmft"}
             | {row.text("versions") for row in of_device if row.text("versions")}
+            | {f"commit {row.text('commit')}" for row in of_device if row.text("commit")}
             | {
                 f"commit {run.report['build'].get('git')}"
                 for run in runs

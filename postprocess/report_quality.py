@@ -43,6 +43,14 @@ def quality_data(facts: Facts) -> Text:
             else "**{k} of those were seen in training**"
         )
         text += say(" " + words + ".", k=number(sum(overlaps), values["overlap"][1], 0))
+    settings = {k: facts.quality_data(k, "settings") for k in ("base_steps", "steps", "resamples")}
+    if all(value is not None for value, _ in settings.values()):
+        text += say(
+            " The base had {base_steps} steps, a fine-tuning {steps}; answers are greedy, intervals are those of {resamples} bootstrap resamples of the samples judged, differences are paired.",
+            **{k: number(value, source, 0) for k, (value, source) in settings.items()},
+        )
+    if facts.m.quality_json.get("settings", {}).get("device") == "cpu":
+        text += say(" All of it on a CPU, which rounds to each precision where a GPU does.")
     return text
 
 
