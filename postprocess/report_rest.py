@@ -54,12 +54,12 @@ def memory_section(facts: Facts, picture) -> list[Block]:
         activations.append((fullest["activations"]["bytes"] or 0) / peak["bytes"] if "activations" in fullest else 0)
     low, high = percent(min(activations), "memory.csv"), percent(max(activations), "memory.csv")
     text = say("Activations are {low} to {high} of the peak.", low=low, high=high)
-    saved = []
+    saved, more = [], []
     for ddp, fsdp in facts.ddp_fsdp_pairs(facts.scaling_device() or ""):
         a, b = facts.peak_memory(ddp.rows[0]), facts.peak_memory(fsdp.rows[0])
         if a and b:
-            less = gigabytes(a[1] - b[1], f"{a[2]}; {b[2]}")
-            saved.append(
+            less = gigabytes(abs(a[1] - b[1]), f"{a[2]}; {b[2]}")
+            (saved if b[1] < a[1] else more).append(
                 say(
                     "{x} ({m} {p} on {n})",
                     x=less,
@@ -70,6 +70,8 @@ def memory_section(facts: Facts, picture) -> list[Block]:
             )
     if saved:
         text += say(" Of a rank's memory FSDP saves {list} against DDP.", list=join(saved))
+    if more:
+        text += say(" FSDP takes **more** of a rank's memory than DDP: {list}.", list=join(more))
     out.append(Paragraph(text))
     caption = say("GB of the fullest rank; each part at its own highest, so the peak may be less than their sum.")
     return [*out, table(["", *PARTS, "peak"], body, caption, strong=(len(PARTS) + 1,))]
