@@ -52,7 +52,7 @@ def rates(facts: Facts) -> Check:
             count += 1
             if abs(samples * length / tokens - 1) > (RATES if row.fixed else PACKED_RATES):
                 values = {
-                    "s": number(samples, row.source("samples_per_s")),
+                    "s": number(samples, f"{row.where}, samples_per_s"),
                     "t": number(tokens, row.source("tokens_per_s"), 0),
                     "l": number(length, row.source("tokens")),
                 }

@@ -22,10 +22,9 @@
 
 # by_another_build RUN: what to say of a finished run that this program has not made
 by_another_build() {
-  local made here
+  local made
   made=$(sed -n 's/.*"git"[[:space:]]*:[[:space:]]*"\([^"]*\)".*/\1/p' "$1/run.json" | head -n 1)
-  here=$("$LLMFT_BINARY" --version 2>/dev/null | sed -n 's/.*(\(.*\)).*/\1/p' || :)
-  [ -z "$made" ] || [ -z "$here" ] || [ "$made" = "$here" ] || echo ", by a build of commit $made, not $here: delete it to measure anew"
+  [ -z "$made" ] || [ -z "$COMMIT" ] || [ "$made" = "$COMMIT" ] || echo ", by a build of commit $made, not $COMMIT: delete it to measure anew"
 }
 
 is_finished() { grep -Eqs '"finished"[[:space:]]*:[[:space:]]*true' "$1/run.json"; }
@@ -46,6 +45,7 @@ known_words() { # known_words NAME "WORDS" "KNOWN WORDS": a typing error must no
 
 study_settings() {
   training_settings
+  COMMIT=$("$LLMFT_BINARY" --version 2>/dev/null | sed -n 's/.*(\(.*\)).*/\1/p' || :)
   MODES=${LLMFT_MODES:-lora full}
   LENGTHS=${LLMFT_LENGTHS:-fixed packed}
   known_words LLMFT_MODES "$MODES" "lora full"

@@ -171,13 +171,18 @@ class Conversation {
       if (!line) return std::nullopt;
       if (valid_utf8_prefix(*line) != line->size()) {
         log::warn("the line is not UTF-8 and was left out");
-        all_answered_ = all_answered_ && terminal_;
+        note_unanswered();
         continue;
       }
       if (!line->ends_with('\\')) return text + *line;
       line->back() = '\n';
       text += *line;
     }
+  }
+
+  // Whoever sits at a terminal has seen it.
+  void note_unanswered() {
+    if (!terminal_) all_answered_ = false;
   }
 
   void say(const std::string& text) const { std::fprintf(stderr, "%s\n", text.c_str()); }
@@ -213,7 +218,7 @@ class Conversation {
         say(speakers_.size() == 2 ? "both answer" : name(speakers_[0]) + " answers");
       }
     } else {
-      all_answered_ = all_answered_ && terminal_;
+      note_unanswered();
       say(word + ": no such command; /help lists them. A message that starts with / can follow a blank");
     }
     return true;
@@ -287,7 +292,7 @@ class Conversation {
                         used, engine.max_context()));
         history_.pop_back();
         if (!terminal_) std::printf("\n");  // a line in, a line out
-        all_answered_ = all_answered_ && terminal_;
+        note_unanswered();
         return;
       }
       request.sampling.max_tokens = std::min(request.sampling.max_tokens, engine.max_context() - used);

@@ -40,22 +40,20 @@ std::vector<std::vector<uint64_t>> units_of(const Sources& sources, uint64_t row
 ShardClaims::ShardClaims(const Process& process, const Sources& sources, uint64_t rows_per_shard,
                          const std::vector<uint64_t>& to_do)
     : units_(units_of(sources, rows_per_shard, to_do)),
+      rank_(static_cast<size_t>(process.rank())),
       claimed_(process, static_cast<size_t>(process.size()) + 1) {
   auto ranks = static_cast<size_t>(process.size());
   auto several = static_cast<size_t>(
       std::find_if(units_.begin(), units_.end(), [](auto& unit) { return unit.size() == 1; }) -
       units_.begin());
   ends_.push_back(several);
-  order_.push_back(0);
-  for (size_t r = 0; r < ranks; ++r) {
-    ends_.push_back(several + (units_.size() - several) * (r + 1) / ranks);
-    order_.push_back(1 + (static_cast<size_t>(process.rank()) + r) % ranks);
-  }
+  for (size_t r = 0; r < ranks; ++r) ends_.push_back(several + (units_.size() - several) * (r + 1) / ranks);
 }
 
 std::vector<uint64_t> ShardClaims::next() {
-  for (; at_ < order_.size(); ++at_) {
-    size_t stretch = order_[at_];
+  size_t ranks = ends_.size() - 1;
+  for (; at_ <= ranks; ++at_) {
+    size_t stretch = at_ == 0 ? 0 : 1 + (rank_ + at_ - 1) % ranks;
     size_t begin = stretch == 0 ? 0 : ends_[stretch - 1];
     if (begin == ends_[stretch]) continue;
     size_t unit = begin + claimed_.next(stretch);

@@ -28,8 +28,9 @@ class ShardClaims {
   std::vector<std::vector<uint64_t>> units_;
   // Of units_: those of several shards, which all ranks draw from first, then each rank's own.
   std::vector<size_t> ends_;
-  std::vector<size_t> order_;  // of stretches, as this rank goes through them
-  size_t at_ = 0;
+  size_t rank_;
+  size_t at_ =
+      0;  // of the stretches in this rank's order: what all draw from, its own, those of the next ranks
   SharedCounter claimed_;  // of each stretch
 };
 

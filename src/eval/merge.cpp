@@ -173,31 +173,7 @@ double log_sum_exp(const float* x, size_t n, float top) {
   return static_cast<double>(top) + std::log(sum);
 }
 
-}  // namespace
-
-void describe(OptionSet& set, ExportOptions& o) {
-  set.add("merge", o.merge, "add the adapter into the model's weights", {.flag = "--merge"});
-  set.add("model", o.model, "base model folder in Hugging Face form",
-          {.flag = "--model", .value_name = "DIR"});
-  set.add("adapter", o.adapter, "PEFT adapter folder", {.flag = "--adapter", .value_name = "DIR"});
-  set.add("output", o.output, "folder to make: the merged model", {.flag = "--output", .value_name = "DIR"});
-  set.add("dtype", o.dtype, "type of the written weights; model: that of the base model",
-          {.flag = "--dtype", .choices = {"model", "fp32", "bf16", "fp16"}});
-  set.add("data", o.data, "shard folder whose first samples are compared; empty: built-in questions",
-          {.flag = "--data", .value_name = "DIR"});
-  set.add("samples", o.samples, "samples compared between merged and base + adapter; 0: no comparison",
-          {.flag = "--samples", .min = 0, .max = 10000});
-  set.add("overwrite", o.overwrite, "replace a model that is already there", {.flag = "--overwrite"});
-  set.add_enum<DeviceChoice>("device", o.device, kDeviceNames, "where the comparison computes",
-                             {.flag = "--device"});
-  set.add("precision", o.precision, "number formats of the comparison; auto: bf16 on a GPU, fp32 on a CPU",
-          {.flag = "--precision", .choices = precision_choices()});
-  set.add("threads", o.threads, "CPU threads; 0: all that this process may use", {.min = 0, .max = 1024});
-}
-
-void merge_adapter(const ExportOptions& o) {
-  validate(o);
-  LlamaConfig config = load_llama_config(o.model);
+void merge_adapter(const ExportOptions& o, const LlamaConfig& config) {
   AdapterSpec spec = read_adapter_config(o.adapter);
   LlamaTensors tensors(config, spec);
   TensorFolder source(o.model), adapter(fs::path(o.adapter) / "adapter_model.safetensors");
@@ -245,9 +221,14 @@ void merge_adapter(const ExportOptions& o) {
   write_file_atomic(output / "config.json", config_json_with_dtype(read_file(model / "config.json"), type));
 }
 
-Fidelity merged_fidelity(const ExportOptions& o) {
-  LlamaConfig config = load_llama_config(o.model);
-  auto samples = sample_tokens(o, config);
+// What the merged model says beside base and adapter.
+struct Fidelity {
+  int64_t positions = 0;
+  double kl = 0;  // nats a position: of the merged model's next-token distribution from base + adapter's
+  double agreement = 0;  // share of positions whose likeliest token is the same
+};
+Fidelity merged_fidelity(const ExportOptions& o, const LlamaConfig& config,
+                         const std::vector<std::vector<int32_t>>& samples) {
   auto source = [&](const std::string& model, const std::string& adapter) {
     return ModelSource{.model = model,
                        .adapter = adapter,
@@ -280,14 +261,38 @@ Fidelity merged_fidelity(const ExportOptions& o) {
   return result;
 }
 
+}  // namespace
+
+void describe(OptionSet& set, ExportOptions& o) {
+  set.add("merge", o.merge, "add the adapter into the model's weights", {.flag = "--merge"});
+  set.add("model", o.model, "base model folder in Hugging Face form",
+          {.flag = "--model", .value_name = "DIR"});
+  set.add("adapter", o.adapter, "PEFT adapter folder", {.flag = "--adapter", .value_name = "DIR"});
+  set.add("output", o.output, "folder to make: the merged model", {.flag = "--output", .value_name = "DIR"});
+  set.add("dtype", o.dtype, "type of the written weights; model: that of the base model",
+          {.flag = "--dtype", .choices = {"model", "fp32", "bf16", "fp16"}});
+  set.add("data", o.data, "shard folder whose first samples are compared; empty: built-in questions",
+          {.flag = "--data", .value_name = "DIR"});
+  set.add("samples", o.samples, "samples compared between merged and base + adapter; 0: no comparison",
+          {.flag = "--samples", .min = 0, .max = 10000});
+  set.add("overwrite", o.overwrite, "replace a model that is already there", {.flag = "--overwrite"});
+  set.add_enum<DeviceChoice>("device", o.device, kDeviceNames, "where the comparison computes",
+                             {.flag = "--device"});
+  set.add("precision", o.precision, "number formats of the comparison; auto: bf16 on a GPU, fp32 on a CPU",
+          {.flag = "--precision", .choices = precision_choices()});
+  set.add("threads", o.threads, "CPU threads; 0: all that this process may use", {.min = 0, .max = 1024});
+}
+
 void run_merge(const ExportOptions& o) {
   validate(o);
+  LlamaConfig config = load_llama_config(o.model);
+  std::vector<std::vector<int32_t>> samples;
   if (o.samples != 0)
-    sample_tokens(o, load_llama_config(o.model));  // what is wrong is found before the merge
-  merge_adapter(o);
+    samples = sample_tokens(o, config);  // what is wrong with them is found before the merge
+  merge_adapter(o, config);
   log::info("merged model in {}", o.output);
   if (o.samples == 0) return;
-  Fidelity f = merged_fidelity(o);
+  Fidelity f = merged_fidelity(o, config, samples);
   fmt::print(
       "merged against base + adapter: KL {:.3g} nats a position, greedy agreement {:.2f} % of {} positions\n",
       f.kl, 100 * f.agreement, f.positions);

@@ -8,7 +8,6 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
-#include <fstream>
 
 #include <fcntl.h>
 #include <sys/file.h>
@@ -190,7 +189,9 @@ std::string with_more_columns(const std::string& table, size_t more) {
   return out;
 }
 
-[[noreturn]] void refuse_columns(const fs::path& path, const std::string& first_line) {
+// A header that is neither this version's nor an older one's.
+void check_columns(const fs::path& path, const std::string& first_line, const std::string& header) {
+  if (first_line == header || is_older(first_line, header)) return;
   user_error(
       "{}: has other columns (it begins '{}'), so no row can be added; move it away or name another table",
       path.string(), first_line.substr(0, 80));
@@ -213,6 +214,7 @@ void append_benchmark(const fs::path& path, const BenchmarkRow& row) {
   do opened.emplace(path);
   while (!opened->is_the_file());
   std::optional<std::string> first = opened->first_line();
+  if (first) check_columns(path, *first, header);
   if (first && is_older(*first, header)) {
     std::string wider = with_more_columns(read_file(path), columns_in(header) - columns_in(*first));
     write_file_atomic(path, header + wider.substr(wider.find('\n')) + to_csv(row) + "\n");
@@ -222,8 +224,6 @@ void append_benchmark(const fs::path& path, const BenchmarkRow& row) {
   std::string prefix;
   if (!first) {
     prefix = header + "\n";
-  } else if (*first != header) {
-    refuse_columns(path, *first);
   } else if (table.ends_inside_a_line()) {
     prefix = "\n";
   }
@@ -232,11 +232,8 @@ void append_benchmark(const fs::path& path, const BenchmarkRow& row) {
 
 void check_benchmark_table(const fs::path& path) {
   if (!path.parent_path().empty()) make_writable_folder(path.parent_path());
-  std::ifstream file(path);
-  std::string first, header = benchmark_header();
-  if (!std::getline(file, first)) return;
-  if (first.ends_with('\r')) first.pop_back();
-  if (first != header && !is_older(first, header)) refuse_columns(path, first);
+  if (!fs::exists(path)) return;
+  if (auto first = LockedTable(path).first_line()) check_columns(path, *first, benchmark_header());
 }
 
 }  // namespace llmft

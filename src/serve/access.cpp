@@ -1,22 +1,16 @@
 #include "access.hpp"
 
 #include <algorithm>
-#include <cctype>
 
 #include <boost/asio/ip/address.hpp>
 #include <fmt/format.h>
 
 #include "api_error.hpp"
+#include "ascii_case.hpp"
 #include "llmft/serve/service.hpp"
 
 namespace llmft {
 namespace {
-
-std::string lower_case(std::string_view text) {
-  std::string lower(text);
-  std::ranges::transform(lower, lower.begin(), [](unsigned char c) { return std::tolower(c); });
-  return lower;
-}
 
 std::string_view without_port(std::string_view authority) {
   if (authority.starts_with("[")) return authority.substr(0, authority.find(']') + 1);
@@ -29,7 +23,7 @@ bool is_loopback(std::string_view host) {
   if (host.starts_with("[") && host.ends_with("]")) host = host.substr(1, host.size() - 2);
   boost::system::error_code ec;
   auto address = boost::asio::ip::make_address(std::string(host), ec);
-  return ec ? lower_case(host) == "localhost" : address.is_loopback();
+  return ec ? equal_ignoring_case(host, "localhost") : address.is_loopback();
 }
 
 bool equal_in_constant_time(std::string_view given, std::string_view secret) {
@@ -42,15 +36,13 @@ bool equal_in_constant_time(std::string_view given, std::string_view secret) {
 }
 
 Access::Access(const std::string& host, std::vector<std::string> allowed_hosts, std::string api_key)
-    : loopback_(is_loopback(host)), allowed_hosts_(std::move(allowed_hosts)), api_key_(std::move(api_key)) {
-  for (std::string& name : allowed_hosts_) name = lower_case(name);
-}
+    : loopback_(is_loopback(host)), allowed_hosts_(std::move(allowed_hosts)), api_key_(std::move(api_key)) {}
 
 void Access::check(const HttpRequest& request) const {
   std::string_view authority = request.header("host");
   std::string_view name = without_port(authority);
   if (loopback_ && !name.empty() && !is_loopback(name) &&
-      std::ranges::find(allowed_hosts_, lower_case(name)) == allowed_hosts_.end())
+      std::ranges::none_of(allowed_hosts_, [&](auto& allowed) { return equal_ignoring_case(allowed, name); }))
     throw ApiError(
         403,
         fmt::format("this server listens on loopback and is asked for as '{}'; use localhost, or start it "
@@ -63,9 +55,9 @@ void Access::check(const HttpRequest& request) const {
   bool open = !request.path.starts_with("/v1/") && request.path != "/metrics";
   if (api_key_.empty() || open) return;
   std::string_view given = request.header("authorization");
-  constexpr std::string_view kBearer = "bearer ";
-  given = lower_case(given.substr(0, kBearer.size())) == kBearer ? given.substr(kBearer.size())
-                                                                 : std::string_view();
+  constexpr std::string_view kBearer = "Bearer ";
+  given = equal_ignoring_case(given.substr(0, kBearer.size()), kBearer) ? given.substr(kBearer.size())
+                                                                        : std::string_view();
   if (!equal_in_constant_time(given, api_key_))
     throw ApiError(401, "the API key is missing or wrong; send it as 'Authorization: Bearer KEY'", "",
                    "invalid_api_key");

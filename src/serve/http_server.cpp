@@ -9,6 +9,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "ascii_case.hpp"
 #include "http_connection.hpp"
 #include "llmft/base/error.hpp"
 
@@ -168,9 +169,7 @@ class Server : public HttpServer {
 
 std::string_view HttpRequest::header(std::string_view name) const {
   for (const auto& [key, value] : headers)
-    if (boost::beast::iequals(boost::string_view(key.data(), key.size()),
-                              boost::string_view(name.data(), name.size())))
-      return value;
+    if (equal_ignoring_case(key, name)) return value;
   return "";
 }
 

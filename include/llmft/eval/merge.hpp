@@ -24,18 +24,9 @@ struct ExportOptions {
 void describe(OptionSet& set, ExportOptions& options);
 
 // W + s B A in f32, rounded once to the output's type; every other tensor as the source has it. Config,
-// tokenizer and generation files are copied. UserError: no adapter, an output folder that is in use.
-void merge_adapter(const ExportOptions& options);
-
-// What the merged model says beside base and adapter, on sample prompts.
-struct Fidelity {
-  int64_t positions = 0;
-  double kl = 0;  // nats a position: of the merged model's next-token distribution from base + adapter's
-  double agreement = 0;  // share of positions whose likeliest token is the same
-};
-Fidelity merged_fidelity(const ExportOptions& options);
-
-// Both, with a line that says the latter.
+// tokenizer and generation files are copied. Then a line says how far the merged model's next-token
+// distribution is from base + adapter's on sample prompts. UserError: no adapter, an output folder that is in
+// use.
 void run_merge(const ExportOptions& options);
 
 }  // namespace llmft

@@ -1,9 +1,11 @@
 #include "llmft/ops/backend.hpp"
 
 #include <cstdlib>
+#include <optional>
 #include <string_view>
 
 #include "cuda_ops.hpp"
+#include "llmft/base/text.hpp"
 
 namespace llmft {
 namespace {
@@ -16,11 +18,10 @@ GemmTuning::Swiglu swiglu_of(std::string_view name) {
 }
 
 double trial_seconds_of(const char* text) {
-  char* end = nullptr;
-  double seconds = std::strtod(text, &end);
-  if (end == text || *end != '\0' || !(seconds >= 1e-3 && seconds <= 10))
+  std::optional<double> seconds = parse_double(text);
+  if (!seconds || !(*seconds >= 1e-3 && *seconds <= 10))
     user_error("LLMFT_GEMM_TRIAL={}: not a number of seconds from 0.001 to 10; unset it", text);
-  return seconds;
+  return *seconds;
 }
 
 }  // namespace
