@@ -2,86 +2,15 @@
 // feed-forward 8192, 128,256 classes, 64 adapter columns. A measurement is the mean over launches one after
 // another, so it has no launch gaps; tensors are larger than the cache, except where the op's own are not.
 // Bytes are those an op must read and write once. Without a GPU every benchmark says so.
-#include <functional>
-#include <vector>
+#include <algorithm>
 
-#include <benchmark/benchmark.h>
-
-#include "llmft/base/clock.hpp"
-#include "llmft/base/rng.hpp"
-#include "llmft/ops/backend.hpp"
+#include "gpu_bench.hpp"
 
 namespace {
 
 using namespace llmft;
 
 constexpr int64_t kWidth = 2048, kQkv = 3072, kRotated = 2560, kFeed = 8192, kClasses = 128256, kTail = 64;
-
-class GpuBench {
- public:
-  explicit GpuBench(DType type, MatmulMode mode = MatmulMode::f32)
-      : type_(type),
-        device_(make_cuda_device(0)),
-        ops_(make_cuda_ops(*device_, mode, KernelChoice::measured)) {}
-
-  Ops* operator->() { return ops_.get(); }
-  Ops& ops() { return *ops_; }
-  Tensor matrix(int64_t rows, int64_t cols) { return matrix_of(type_, rows, cols); }
-  // Standard normals: a piece made on the host, then copied on and on.
-  Tensor matrix_of(DType type, int64_t rows, int64_t cols) {
-    size_t element = size_of(type), bytes = static_cast<size_t>(rows * cols) * element;
-    buffers_.emplace_back(*device_, bytes, MemoryPart::workspace);
-    auto* data = static_cast<std::byte*>(buffers_.back().data());
-    size_t filled = std::min(bytes, size_t{1} << 20);
-    std::vector<std::byte> piece(filled);
-    CounterRng rng(1, buffers_.size());
-    visit_dtype(type, [&]<class S>(S) {
-      for (size_t i = 0; i < filled / element; ++i) {
-        S value = from_float<S>(static_cast<float>(rng.normal(i)));
-        std::memcpy(piece.data() + i * element, &value, element);
-      }
-    });
-    device_->copy_to_device(data, piece.data(), filled);
-    for (; filled < bytes; filled += std::min(filled, bytes - filled))
-      device_->copy(data + filled, data, std::min(filled, bytes - filled));
-    device_->synchronize();
-    return buffers_.back().view(type, rows, cols);
-  }
-  // 0, step, 2 step, .. modulo below
-  Indices indices(int64_t count, int64_t step, int64_t below) {
-    std::vector<int32_t> list;
-    for (int64_t i = 0; i < count; ++i) list.push_back(static_cast<int32_t>(i * step % below));
-    size_t bytes = list.size() * sizeof(int32_t);
-    buffers_.emplace_back(*device_, bytes, MemoryPart::workspace);
-    device_->copy_to_device(buffers_.back().data(), list.data(), bytes);
-    device_->synchronize();
-    return {static_cast<const int32_t*>(buffers_.back().data()), count};
-  }
-
-  void measure(benchmark::State& state, const std::function<void()>& op) {
-    constexpr int launches = 20;
-    for (int i = 0; i < 3; ++i) op();
-    device_->synchronize();
-    for (auto _ : state) {
-      Stopwatch watch;
-      for (int i = 0; i < launches; ++i) op();
-      device_->synchronize();
-      state.SetIterationTime(watch.seconds() / launches);
-    }
-  }
-
- private:
-  DType type_;
-  std::unique_ptr<Device> device_;
-  std::unique_ptr<Ops> ops_;
-  std::vector<Buffer> buffers_;
-};
-
-bool no_gpu(benchmark::State& state) {
-  if (cuda_device_count() > 0) return false;
-  state.SkipWithError("no GPU on this machine");
-  return true;
-}
 
 void report_bytes(benchmark::State& state, size_t bytes) {
   state.SetBytesProcessed(state.iterations() * static_cast<int64_t>(bytes));
@@ -302,6 +231,8 @@ GPU_BENCH(cuda_matmul, bf16_wgrad, DType::bf16, MatmulMode::f32, Layout::tn, 0, 
 GPU_BENCH(cuda_matmul, bf16_head, DType::bf16, MatmulMode::f32, Layout::nt, 0, 0.0f)
     ->Args({2048, 128256, 2048});
 GPU_BENCH(cuda_matmul, bf16_head_dgrad, DType::bf16, MatmulMode::f32, Layout::nn, 0, 0.0f)
+    ->Args({512, 128256, 2048})
+    ->Args({1536, 128256, 2048})
     ->Args({2048, 128256, 2048});
 GPU_BENCH(cuda_matmul, bf16_adapter_a, DType::bf16, MatmulMode::f32, Layout::nt, 0, 0.0f)
     ->Args({8192, 64, 2048});
