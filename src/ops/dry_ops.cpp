@@ -29,13 +29,13 @@ class DryOps final : public Ops {
   void attention(const AttentionShape& shape, Indices, const Tensor& q, const Tensor&, const Tensor&,
                  const Tensor&, const Tensor&) override {
     if (takes_cudnn(shape, q)) grow(tables_, cuda_sizes::attention_most_tables(q.rows, kLists));
+    if (in_halves(q) && shape.head_dim == 64) grow(halves_, cuda_sizes::attention_halves(shape, q.rows));
   }
   void attention_backward(const AttentionShape& shape, Indices, const Tensor& q, const Tensor&, const Tensor&,
                           const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
                           const Tensor&, const Rotation&) override {
     grow(delta_, cuda_sizes::attention_delta(q.rows, shape.heads));
-    bool halves = q.dtype == DType::f32 && mode_ == MatmulMode::tf32;
-    if (halves && (shape.head_dim == 64 || shape.head_dim == 128))
+    if (in_halves(q) && (shape.head_dim == 64 || shape.head_dim == 128))
       grow(halves_, cuda_sizes::attention_halves(shape, q.rows));
   }
 
@@ -65,6 +65,7 @@ class DryOps final : public Ops {
   bool takes_cudnn(const AttentionShape& shape, const Tensor& q) const {
     return cuda_ && shape.head_dim == 64 && size_of(q.dtype) == 2;
   }
+  bool in_halves(const Tensor& q) const { return q.dtype == DType::f32 && mode_ == MatmulMode::tf32; }
   void grow(Buffer& buffer, size_t bytes) {
     if (!cuda_ || buffer.bytes() >= bytes) return;
     buffer = Buffer();

@@ -50,12 +50,14 @@ cuda::BackwardProducts backward_products(bool hopper, DType type, int64_t head_d
   return wanted == "groups" && hopper && head_dim == 64 ? BackwardProducts::groups : by_warps;
 }
 
-// The library's kernels where they take the tensors, else those of warps. LLMFT_ATTENTION_FORWARD=groups,
-// to compare: own ones instead, on warp groups.
-cuda::ForwardProducts forward_products(bool hopper, int64_t head_dim) {
+// What was measured to be fastest: in 16 bits the library's kernels where they take the tensors (own ones are
+// as fast), else those of warps; f32 in tf32 mode, which the library does not take, on warp groups.
+// LLMFT_ATTENTION_FORWARD=groups or library, to compare.
+cuda::ForwardProducts forward_products(bool hopper, DType type, int64_t head_dim) {
   const char* value = std::getenv("LLMFT_ATTENTION_FORWARD");
-  bool groups = value != nullptr && std::string_view(value) == "groups" && hopper && head_dim == 64;
-  return groups ? cuda::ForwardProducts::groups : cuda::ForwardProducts::warps;
+  std::string_view wanted = value != nullptr ? value : type == DType::f32 ? "groups" : "library";
+  return wanted == "groups" && hopper && head_dim == 64 ? cuda::ForwardProducts::groups
+                                                        : cuda::ForwardProducts::warps;
 }
 
 class GpuAttention final : public AttentionEngine {
@@ -68,7 +70,7 @@ class GpuAttention final : public AttentionEngine {
     shapes::attention(shape, cu_seqlens, q, k, v, out, lse);
     check_width(shape);
     if (q.rows == 0) return;
-    cuda::ForwardProducts products = forward_products(hopper_, shape.head_dim);
+    cuda::ForwardProducts products = forward_products(hopper_, q.dtype, shape.head_dim);
     if (products == cuda::ForwardProducts::warps && cudnn_.forward({shape, cu_seqlens, q, k, v, out, lse}))
       return;
     cuda::AttentionSizes sizes = sizes_of(shape, cu_seqlens, q.rows);
