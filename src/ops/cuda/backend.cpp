@@ -1,11 +1,9 @@
 #include "llmft/ops/backend.hpp"
 
 #include <cstdlib>
-#include <optional>
 #include <string_view>
 
 #include "cuda_ops.hpp"
-#include "llmft/base/text.hpp"
 
 namespace llmft {
 namespace {
@@ -15,13 +13,6 @@ GemmTuning::Swiglu swiglu_of(std::string_view name) {
   if (name == "fused") return GemmTuning::Swiglu::fused;
   if (name == "pair") return GemmTuning::Swiglu::pair;
   user_error("LLMFT_SWIGLU={}: not one of measured, fused, pair; unset it", name);
-}
-
-double trial_seconds_of(const char* text) {
-  std::optional<double> seconds = parse_double(text);
-  if (!seconds || !(*seconds >= 1e-3 && *seconds <= 10))
-    user_error("LLMFT_GEMM_TRIAL={}: not a number of seconds from 0.001 to 10; unset it", text);
-  return *seconds;
 }
 
 }  // namespace
@@ -41,8 +32,6 @@ std::unique_ptr<Ops> make_cuda_ops(Device& device, MatmulMode mode, KernelChoice
   check(cuda != nullptr, "CUDA ops on another device");
   GemmTuning effective = tuning;
   if (const char* wanted = std::getenv("LLMFT_SWIGLU")) effective.swiglu = swiglu_of(wanted);
-  if (const char* wanted = std::getenv("LLMFT_GEMM_TRIAL"))
-    effective.trial_seconds = trial_seconds_of(wanted);
   if (kernels == KernelChoice::fixed) {
     effective.choice = GemmTuning::Choice::first;
     effective.swiglu = GemmTuning::Swiglu::pair;

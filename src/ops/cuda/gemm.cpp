@@ -12,7 +12,6 @@ namespace {
 constexpr size_t kWorkspaceBytes = cuda_sizes::kGemmWorkspace;
 constexpr size_t kMostExact = 20000;  // shapes remembered one by one
 constexpr int64_t kAlignment = 16;    // bytes; more gains nothing
-constexpr double kMoment = 0.02;      // seconds that a GPU works before its power limit shows
 
 void cublas_check(cublasStatus_t status, const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
   if (status == CUBLAS_STATUS_SUCCESS) return;
@@ -133,8 +132,6 @@ Gemm::Gemm(CudaDevice& device, MatmulMode mode, const GemmTuning& tuning)
   bool timed = tuning.choice == GemmTuning::Choice::timed;
   std::string made = fmt::format("{}, {} multiprocessors, cuBLASLt {}", device.name(),
                                  device.multiprocessors(), cublasLtGetVersion());
-  if (tuning.trial_seconds != GemmTuning{}.trial_seconds)
-    made += fmt::format(", trials of {} s", tuning.trial_seconds);
   choices_ = std::make_unique<GemmChoices>(timed ? tuning.file : std::filesystem::path(), made);
 }
 
@@ -282,11 +279,8 @@ double Gemm::seconds(const GemmArguments& arguments, Problem& problem, const Can
   timed(1);  // loads the kernel
   double once = timed(1);
   if (!std::isfinite(once)) return once;
-  bool sustained = tuning_.trial_seconds > kMoment;
-  double most = sustained ? 20000 : 50;
-  auto repeats = static_cast<int>(std::clamp(tuning_.trial_seconds / std::max(once, 1e-6), 2.0, most));
-  if (sustained) timed(std::max(repeats / 4, 1));  // the clock comes to rest
-  return timed(repeats);
+  constexpr double kEnough = 2e-3;  // seconds of trials
+  return timed(static_cast<int>(std::clamp(kEnough / std::max(once, 1e-6), 2.0, 50.0)));
 }
 
 double Gemm::seconds_of(const std::function<void()>& launch) {
