@@ -133,6 +133,13 @@ void ProfiledOps::convert(const Tensor& from, const Tensor& to, float scale) {
   inner_->convert(from, to, scale);
 }
 
+void ProfiledOps::convert_each(std::span<const Conversion> list) {
+  double bytes = 0;
+  for (const Conversion& c : list) bytes += bytes_of({&c.from, &c.to});
+  auto s = scope("conversions and sums", 0, bytes);
+  inner_->convert_each(list);
+}
+
 void ProfiledOps::add(const Tensor& from, const Tensor& to) {
   auto s = scope("conversions and sums", 0, bytes_of({&from, &to, &to}));
   inner_->add(from, to);

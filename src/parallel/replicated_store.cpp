@@ -136,15 +136,17 @@ class ReplicatedStore final : public ParamStore {
   }
 
   void publish(Stale stale) override {
+    std::vector<Conversion> adapters;
     for (int b = 0; b < c_.tensors.block_count(); ++b) {
       Held& h = held(b);
       if (h.master.bytes() == 0) continue;
       if (!c_.tensors.full_fine_tuning()) {
-        write_adapters(c_.ops, c_.tensors, b, flat(h.frozen, c_.recipe.compute), 0, flat(h.master));
+        list_adapters(c_.tensors, b, flat(h.frozen, c_.recipe.compute), 0, flat(h.master), adapters);
       } else if (stale == Stale::compute && h.compute.bytes() != 0) {
         c_.ops.convert(flat(h.master), flat(h.compute, c_.recipe.compute));
       }
     }
+    c_.ops.convert_each(adapters);
   }
 
   void set_frozen(int block, std::span<const std::byte> frozen) override {

@@ -18,8 +18,8 @@ namespace {
 // The elements [from, from + from.cols) of a matrix' rows that lie at `at`, `at + stride`, ... of an array of
 // which `array` has [begin, begin + array.cols): rows that are in it whole go at once, cut ones by
 // themselves.
-void put_rows(Ops& ops, const Tensor& from, const Tensor& array, int64_t begin, int64_t at, int64_t stride,
-              float scale) {
+void put_rows(std::vector<Conversion>& list, const Tensor& from, const Tensor& array, int64_t begin,
+              int64_t at, int64_t stride, float scale) {
   int64_t end = begin + array.cols;
   auto row_begin = [&](int64_t r) { return at + r * stride; };
   int64_t first = 0, last = from.rows;  // rows that touch the range
@@ -31,21 +31,21 @@ void put_rows(Ops& ops, const Tensor& from, const Tensor& array, int64_t begin, 
   auto cut = [&](int64_t r) {
     int64_t lo = std::max(row_begin(r), begin), hi = std::min(row_begin(r) + from.cols, end);
     if (lo < hi)
-      ops.convert(from.row_range(r, 1).col_range(lo - row_begin(r), hi - lo),
-                  array.col_range(lo - begin, hi - lo), scale);
+      list.push_back({from.row_range(r, 1).col_range(lo - row_begin(r), hi - lo),
+                      array.col_range(lo - begin, hi - lo), scale});
   };
   if (first < last && row_begin(first) < begin) cut(first++);
   if (first < last && row_begin(last - 1) + from.cols > end) cut(--last);
   if (first >= last) return;
   Tensor to = array.col_range(row_begin(first) - begin, from.cols);
-  ops.convert(from.row_range(first, last - first), {to.data, to.dtype, last - first, from.cols, stride},
-              scale);
+  list.push_back(
+      {from.row_range(first, last - first), {to.data, to.dtype, last - first, from.cols, stride}, scale});
 }
 
 }  // namespace
 
-void write_adapters(Ops& ops, const LlamaTensors& tensors, int block, const Tensor& frozen, int64_t begin,
-                    const Tensor& master) {
+void list_adapters(const LlamaTensors& tensors, int block, const Tensor& frozen, int64_t begin,
+                   const Tensor& master, std::vector<Conversion>& list) {
   const Block& b = tensors.block(block);
   auto scale = static_cast<float>(tensors.adapter().scale());
   for (const Trainable& t : b.trainables) {
@@ -56,7 +56,7 @@ void write_adapters(Ops& ops, const LlamaTensors& tensors, int block, const Tens
     bool a = t.kind == TrainableKind::lora_a;
     int64_t row = a ? packed.rows + member.adapter_col : member.row;
     int64_t column = a ? 0 : packed.cols + member.adapter_col;
-    put_rows(ops, value, frozen, begin, packed.offset + row * stride + column, stride, a ? 1 : scale);
+    put_rows(list, value, frozen, begin, packed.offset + row * stride + column, stride, a ? 1 : scale);
   }
 }
 

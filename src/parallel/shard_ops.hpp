@@ -23,10 +23,10 @@ inline Tensor flat(const Buffer& buffer, DType dtype = DType::f32) {
   return buffer.view(dtype, 1, static_cast<int64_t>(buffer.bytes() / size_of(dtype)));
 }
 
-// Writes A and s B of a block's masters (whole, f32) into the adapter columns of its frozen weights, of which
-// `frozen` holds the elements from `begin` on: all of them or a rank's slice.
-void write_adapters(Ops& ops, const LlamaTensors& tensors, int block, const Tensor& frozen, int64_t begin,
-                    const Tensor& master);
+// What writes A and s B of a block's masters (whole, f32) into the adapter columns of its frozen weights, of
+// which `frozen` holds the elements from `begin` on: all of them or a rank's slice. Added to the list.
+void list_adapters(const LlamaTensors& tensors, int block, const Tensor& frozen, int64_t begin,
+                   const Tensor& master, std::vector<Conversion>& list);
 
 // The sum of `count` equal pieces that lie one after another, added pairwise in their order; returned in the
 // first piece's place.

@@ -337,20 +337,20 @@ class ShardedStore final : public ParamStore {
         for (size_t i = 0; i < group.size(); ++i)
           shards_.start_all_gather(flat(held(group[i]).master), flat(masters[i]));
       }));
-      for (size_t i = 0; i < group.size(); ++i) {
-        write_block(group[i], flat(masters[i]));
-        gradients_.give_whole(group[i], std::move(masters[i]));
-      }
+      std::vector<Conversion> adapters;
+      for (size_t i = 0; i < group.size(); ++i) list_block(group[i], flat(masters[i]), adapters);
+      c_.ops.convert_each(adapters);
+      for (size_t i = 0; i < group.size(); ++i) gradients_.give_whole(group[i], std::move(masters[i]));
       group.clear();
       bytes = 0;
     }
   }
 
-  void write_block(int block, const Tensor& masters) {
+  void list_block(int block, const Tensor& masters, std::vector<Conversion>& adapters) {
     Held& h = held(block);
     DType compute = c_.recipe.compute;
     auto write = [&](const Tensor& to, int64_t begin) {
-      write_adapters(c_.ops, c_.tensors, block, to, begin, masters);
+      list_adapters(c_.tensors, block, to, begin, masters, adapters);
     };
     if (h.slots == nullptr) {
       write(flat(h.weights, compute), 0);

@@ -373,6 +373,24 @@ inline void test_convert(OpTest& t) {
   for (auto [rows, cols] : {std::array{0, 3}, {1, 1}, {5, 37}, {1, 9001}}) check_convert(t, rows, cols);
 }
 
+// Some of whole vectors, some not, more than one launch takes.
+inline void test_convert_each(OpTest& t) {
+  for (DType to : {DType::f32, DType::bf16, DType::f16}) {
+    std::vector<Conversion> list;
+    std::vector<Matrix> wanted;
+    for (int i = 0; i < 70; ++i) {
+      auto [rows, cols] = std::array<std::array<int64_t, 2>, 4>{{{16, 8}, {3, 40}, {2, 5}, {0, 8}}}[i % 4];
+      float scale = i % 3 == 0 ? 1.0f : -0.3f;
+      Matrix x = t.normal_of(DType::f32, rows, cols);
+      list.push_back({t.input_of(DType::f32, x), t.output_of(to, rows, cols), scale});
+      wanted.push_back(x.map([&](double v) { return rounded_to(to, static_cast<float>(v) * scale); }));
+    }
+    t.ops.convert_each(list);
+    for (size_t i = 0; i < list.size(); ++i) t.expect_exactly("to", list[i].to, wanted[i]);
+    t.ops.convert_each({});
+  }
+}
+
 // The rest works on f32 alone and is run in whatever dtype the test has.
 inline void check_add(OpTest& t, int64_t rows, int64_t cols) {
   Matrix x = t.normal_of(DType::f32, rows, cols), y = t.normal_of(DType::f32, rows, cols), want = y;
@@ -524,6 +542,7 @@ inline const std::vector<OpCase>& op_cases() {
                                             {"gather_rows, scatter_rows", test_gather_scatter},
                                             {"cross_entropy", test_cross_entropy},
                                             {"convert", test_convert},
+                                            {"convert_each", test_convert_each},
                                             {"add", test_add},
                                             {"sum, chunk_sum_squares", test_sums},
                                             {"advance_update", test_advance_update},

@@ -15,6 +15,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 
 #include "llmft/device/device.hpp"
 #include "llmft/ops/update_state.hpp"
@@ -52,6 +53,12 @@ struct AdamWParams {
   float beta2;
   float eps;
   float weight_decay;
+};
+
+// to = scale * from, as Ops::convert() does it.
+struct Conversion {
+  Tensor from, to;
+  float scale = 1;
 };
 
 class Ops {
@@ -126,6 +133,10 @@ class Ops {
 
   // to = scale * from, elementwise, any float dtypes, strides allowed.
   virtual void convert(const Tensor& from, const Tensor& to, float scale = 1) = 0;
+  // convert() of each, many small ones in one launch where a device can.
+  virtual void convert_each(std::span<const Conversion> list) {
+    for (const Conversion& c : list) convert(c.from, c.to, c.scale);
+  }
   // to += from; f32.
   virtual void add(const Tensor& from, const Tensor& to) = 0;
 

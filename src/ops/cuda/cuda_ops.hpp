@@ -52,6 +52,7 @@ class CudaOps final : public Ops {
   void cross_entropy(const Tensor& logits, Indices targets, float scale, const Tensor& loss, LossMode mode,
                      const Tensor& loss_scale) override;
   void convert(const Tensor& from, const Tensor& to, float scale) override;
+  void convert_each(std::span<const Conversion> list) override;
   void add(const Tensor& from, const Tensor& to) override;
   void chunk_sum_squares(const Tensor& x, int64_t chunk, const Tensor& out) override;
   void sum(const Tensor& x, const Tensor& out) override;

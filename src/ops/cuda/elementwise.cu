@@ -5,7 +5,7 @@
 namespace llmft::cuda {
 namespace {
 
-constexpr int kVector = 8;  // elements, 16 or 32 bytes
+constexpr int kVector = kConversionVector;  // elements, 16 or 32 bytes
 
 template <class From, class To, int N>
 __global__ void convert_kernel(const From* __restrict__ from, int64_t from_ld, To* __restrict__ to,
@@ -34,6 +34,44 @@ __global__ void add_kernel(const float* __restrict__ from, int64_t from_ld, floa
     for (int i = 0; i < N; ++i) y[i] += x[i];
     store_floats<float, N>(to + c, y);
   }
+}
+
+struct Piece {
+  const float* from;
+  void* to;
+  int64_t from_ld, to_ld;
+  int64_t before;  // vectors of the pieces before it
+  int row_vectors;
+  float scale;
+};
+constexpr int kMostPieces = 64;  // of a launch: its arguments are at most 4 KB
+struct Pieces {
+  Piece piece[kMostPieces];
+  int count;
+  int64_t vectors;
+};
+
+// A thread a vector.
+template <class To>
+__global__ void convert_pieces_kernel(const __grid_constant__ Pieces pieces) {
+  int64_t vector = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (vector >= pieces.vectors) return;
+  int first = 0, last = pieces.count - 1;
+  while (first < last) {
+    int middle = (first + last + 1) / 2;
+    if (pieces.piece[middle].before <= vector)
+      first = middle;
+    else
+      last = middle - 1;
+  }
+  const Piece& piece = pieces.piece[first];
+  vector -= piece.before;
+  int64_t row = vector / piece.row_vectors, col = vector % piece.row_vectors * kVector;
+  float values[kVector];
+  load_floats<float, kVector>(piece.from + row * piece.from_ld + col, values);
+#pragma unroll
+  for (float& value : values) value *= piece.scale;
+  store_floats<To, kVector>(static_cast<To*>(piece.to) + row * piece.to_ld + col, values);
 }
 
 bool one_row(const Matrix& x) {
@@ -73,6 +111,30 @@ void convert(cudaStream_t stream, const Matrix& from, const Matrix& to, float sc
       });
     });
   });
+}
+
+bool converts_together(const Conversion& c) {
+  return c.from.type == Scalar::f32 && c.from.rows > 0 && c.from.cols > 0 && c.from.cols % kVector == 0 &&
+         rows_on_16_bytes(c.from) && rows_on_16_bytes(c.to);
+}
+
+void convert_together(cudaStream_t stream, const Conversion* list, int count) {
+  constexpr int kThreads = 256;
+  for (int i = 0; i < count;) {
+    Pieces pieces{};
+    for (; i < count && pieces.count < kMostPieces; ++i) {
+      const auto& [from, to, scale] = list[i];
+      auto row_vectors = static_cast<int>(from.cols / kVector);
+      pieces.piece[pieces.count++] = {
+          static_cast<const float*>(from.data), to.data, from.ld, to.ld, pieces.vectors, row_vectors, scale};
+      pieces.vectors += from.rows * row_vectors;
+    }
+    auto blocks = static_cast<unsigned>((pieces.vectors + kThreads - 1) / kThreads);
+    with_type(list[0].to.type, [&](auto type) {
+      using To = typename decltype(type)::type;
+      convert_pieces_kernel<To><<<blocks, kThreads, 0, stream>>>(pieces);
+    });
+  }
 }
 
 void add(cudaStream_t stream, const Matrix& from, const Matrix& to) {

@@ -1,4 +1,6 @@
 // Ops on whole buffers.
+#include <vector>
+
 #include "../shapes.hpp"
 #include "cuda_ops.hpp"
 #include "matrix.hpp"
@@ -8,6 +10,20 @@ namespace llmft {
 void CudaOps::convert(const Tensor& from, const Tensor& to, float scale) {
   shapes::convert(from, to);
   cuda::convert(device_.stream(), matrix_of(from), matrix_of(to), scale);
+  cuda_check(cudaGetLastError());
+}
+
+void CudaOps::convert_each(std::span<const Conversion> list) {
+  std::vector<cuda::Conversion> together;
+  for (const Conversion& c : list) {
+    shapes::convert(c.from, c.to);
+    cuda::Conversion item{matrix_of(c.from), matrix_of(c.to), c.scale};
+    if (cuda::converts_together(item) && (together.empty() || together[0].to.type == item.to.type))
+      together.push_back(item);
+    else
+      cuda::convert(device_.stream(), item.from, item.to, item.scale);
+  }
+  cuda::convert_together(device_.stream(), together.data(), static_cast<int>(together.size()));
   cuda_check(cudaGetLastError());
 }
 

@@ -52,6 +52,14 @@ void cross_entropy(cudaStream_t stream, const Matrix& logits, const int32_t* tar
                    const double* loss_scale, float* loss, bool want_gradient);
 
 void convert(cudaStream_t stream, const Matrix& from, const Matrix& to, float scale);
+// Many at once, from f32 to one type: rows on 16 bytes, columns in whole vectors.
+constexpr int kConversionVector = 8;
+struct Conversion {
+  Matrix from, to;
+  float scale;
+};
+bool converts_together(const Conversion& c);
+void convert_together(cudaStream_t stream, const Conversion* list, int count);
 void add(cudaStream_t stream, const Matrix& from, const Matrix& to);
 
 enum class Term { value, square };
