@@ -31,16 +31,12 @@ struct GemmTuning {
   enum class Choice { first, timed };
   Choice choice = Choice::timed;
   int candidates = 8;
-  // Of one candidate. In the default the GPU is at its highest clock. Large products go on until its power
-  // limit lowers the clock, and there another algorithm may be the fastest: 0.1 to 1 finds it, in a minute or
-  // so a precision, from then on in the file. LLMFT_GEMM_TRIAL in the environment overrides it.
-  double trial_seconds = 2e-3;
   std::filesystem::path file;
   // Products with SwiGLU by one kernel or by two, where one can do it. measured: whichever was faster when
   // first met, by 3 % at least, kept as the choices are. LLMFT_SWIGLU=measured|fused|pair in the environment
   // overrides it. Always two where the choice is fixed: the two round different sums.
   enum class Swiglu { measured, fused, pair };
-  Swiglu swiglu = Swiglu::pair;
+  Swiglu swiglu = Swiglu::measured;
 };
 
 // A fixed choice is of the first algorithms whatever `tuning` says: two processes may time differently.

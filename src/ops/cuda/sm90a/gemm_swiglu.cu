@@ -30,12 +30,12 @@ constexpr uint32_t kWeightBytes = kCols * kInner * 2;
 constexpr uint32_t kStageBytes = kInputBytes + kWeightBytes;
 constexpr uint32_t kWeightBoxBytes = 64 * kInner * 2;  // backward
 constexpr uint32_t kAlignment = 1024;                  // of swizzled rows
-constexpr uint32_t kKeptBytes = kRows * kCols * 2;
+constexpr uint32_t kKeptBytes = kRows * kCols;         // half of a tile's results
 
 enum class Pass { forward, backward };
 
 constexpr int kRowGroup = 8;
-constexpr int kStages = 3;  // what shared memory has room for
+constexpr int kStages = 4;  // what shared memory has room for
 constexpr uint32_t kSharedBytes = kAlignment + kStages * kStageBytes + kKeptBytes + 2 * kStages * 8;
 
 template <class S>
@@ -162,11 +162,12 @@ __device__ inline void wait_for_first_group() {
   asm volatile("bar.sync 1, 256;" ::: "memory");
 }
 
-// The results of the last tile: a warp's rounded sums wait in shared memory, where no other warp looks, and
-// are finished piece by piece while the tensor cores work on the next tile. They are kept as 16 rows of 32
-// chunks of 16 bytes, chunk c of row r at c ^ (r % 8): threads that write words of 8 rows and threads that
-// read neighbouring chunks of a row meet all banks. A piece is, forward, 2 rows of gate and up, backward, a
-// row of dh; a thread has 8 elements of it, so that a warp reads and writes whole lines.
+// The results of the last tile: rounded, half of them wait in shared memory, where no other warp looks, and
+// half in registers until the first are done; they are finished piece by piece while the tensor cores work on
+// the next tile. Shared memory has 16 rows of 16 chunks of 16 bytes, chunk c of row r at c ^ (r % 8): threads
+// that write words of 8 rows and threads that read neighbouring chunks of a row meet all banks. A half is,
+// forward, 64 columns of gate and of up, backward, 128 of dh. A piece is so many rows of it that a thread has
+// 8 elements, and a warp reads and writes whole lines.
 template <class S, Pass kPass>
 class Behind {
  public:
@@ -182,33 +183,24 @@ class Behind {
 
   // tile_row, col: where the block's tile begins.
   __device__ void keep(const float (&sum)[128], int tile_row, int col) {
-    auto row = static_cast<uint32_t>(lane_ / 4), word = static_cast<uint32_t>(lane_ % 4);
-    __syncwarp();
-#pragma unroll
-    for (uint32_t low = 0; low < 8; ++low) {
-      uint32_t to = own_ + row * kRowBytes + (low ^ row) * 16 + word * 4;
-#pragma unroll
-      for (uint32_t high = 0; high < 4; ++high)
-#pragma unroll
-        for (uint32_t half = 0; half < 2; ++half)
-          asm volatile("st.shared.b32 [%0], %1;" ::"r"(to + high * 128 + half * 8 * kRowBytes),
-                       "r"(pack_word<S>(&sum[4 * (8 * high + low) + 2 * half]))
-                       : "memory");
-    }
-    __syncwarp();
-    row_ = tile_row + 16 * warp_ + (kPass == Pass::forward ? lane_ / 16 : 0);
-    col_ = col + chunk() * 8;
+    uint32_t words[kWords];
+    take_half<0>(sum, words);
+    put(words);
+    take_half<1>(sum, held_);
+    row_ = tile_row + 16 * warp_;
+    col_ = col;
     next_ = 0;
     ask();
   }
 
   __device__ void finish_one() {
     if (!any()) return;
+    if (next_ == kCount / 2) put(held_);
     uint32_t h[4];
     if constexpr (kPass == Pass::forward) {
       uint32_t gate[4], up[4];
-      take(2 * next_ + lane_ / 16, chunk(), gate);
-      take(2 * next_ + lane_ / 16, 16 + chunk(), up);
+      read(chunk(), gate);
+      read(8 + chunk(), up);
 #pragma unroll
       for (int i = 0; i < 4; ++i) h[i] = swiglu_word<S>(gate[i], up[i]);
       if (inside()) {
@@ -218,7 +210,7 @@ class Behind {
       }
     } else {
       uint32_t dh[4], gate[4] = {gate_.x, gate_.y, gate_.z, gate_.w}, up[4] = {up_.x, up_.y, up_.z, up_.w};
-      take(next_, chunk(), dh);
+      read(chunk(), dh);
 #pragma unroll
       for (int i = 0; i < 4; ++i) h[i] = swiglu_gradient_words<S>(dh[i], gate[i], up[i]);
       if (inside()) {
@@ -228,27 +220,63 @@ class Behind {
       }
     }
     ++next_;
-    row_ += kRowsAtOnce;
     ask();
   }
 
  private:
-  static constexpr int kRowsAtOnce = kPass == Pass::forward ? 2 : 1;
-  static constexpr uint32_t kRowBytes = kCols * 2;
+  static constexpr int kWords = 32;  // of a thread in half of a tile
+  static constexpr int kHalfCols = kPass == Pass::forward ? 64 : 128;
+  static constexpr int kLanesOfRow = kHalfCols / 8;
+  static constexpr int kRowsAtOnce = kWarp / kLanesOfRow;
+  static constexpr uint32_t kRowBytes = kCols;
 
+  // In sum there are 4 parts of 64 columns: forward, two of gate, then two of up.
+  template <int kHalf>
+  __device__ static void take_half(const float (&sum)[128], uint32_t (&words)[kWords]) {
+#pragma unroll
+    for (int chunk = 0; chunk < 16; ++chunk)
+#pragma unroll
+      for (int lower = 0; lower < 2; ++lower) {
+        int group = kPass == Pass::forward ? 16 * (chunk / 8) + 8 * kHalf + chunk % 8 : 16 * kHalf + chunk;
+        words[2 * chunk + lower] = pack_word<S>(&sum[4 * group + 2 * lower]);
+      }
+  }
+  // A thread's address is that of a row of 8 elements in one of four blocks: rows 0 to 7 and 8 to 15 of two
+  // neighbouring chunks.
+  __device__ void put(const uint32_t (&words)[kWords]) const {
+    auto row = static_cast<uint32_t>(lane_ % 8), lower = static_cast<uint32_t>(lane_ / 8 % 2);
+    auto odd = static_cast<uint32_t>(lane_ / 16);
+    uint32_t to = own_ + (row + 8 * lower) * kRowBytes;
+    __syncwarp();
+#pragma unroll
+    for (uint32_t pair = 0; pair < 8; ++pair)
+      store_blocks(to + pair / 4 * 128 + ((pair % 4 * 2 + odd) ^ row) * 16, &words[4 * pair]);
+    __syncwarp();
+  }
+  // Of the next piece: rows from the start of its half, and of the whole.
+  __device__ int half_row() const {
+    return next_ % (kCount / 2) * kRowsAtOnce + lane_ / kLanesOfRow;
+  }
+  __device__ int row() const {
+    return row_ + half_row();
+  }
+  __device__ int col() const {
+    return col_ + next_ / (kCount / 2) * kHalfCols + chunk() * 8;
+  }
   __device__ int chunk() const {
-    return kPass == Pass::forward ? lane_ % 16 : lane_;
+    return lane_ % kLanesOfRow;
   }
   __device__ S* gate_at() const {
-    return sizes_.gate_up + row_ * sizes_.gate_up_ld + col_;
+    return sizes_.gate_up + row() * sizes_.gate_up_ld + col();
   }
   __device__ S* h_at() const {
-    return sizes_.h + row_ * sizes_.h_ld + col_;
+    return sizes_.h + row() * sizes_.h_ld + col();
   }
   __device__ bool inside() const {
-    return row_ < sizes_.rows && col_ < sizes_.width;
+    return row() < sizes_.rows && col() < sizes_.width;
   }
-  __device__ void take(int row, int at, uint32_t (&words)[4]) const {
+  __device__ void read(int at, uint32_t (&words)[4]) const {
+    int row = half_row();
     asm volatile(
         "ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
         : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
@@ -270,8 +298,9 @@ class Behind {
   int warp_;
   uint32_t own_;
   int next_ = kCount;
-  int row_ = 0;  // of the next piece
+  int row_ = 0;  // of this warp's results
   int col_ = 0;
+  uint32_t held_[kWords];
   uint4 gate_, up_;
 };
 
@@ -361,11 +390,11 @@ __global__ void __cluster_dims__(kBlocks, 1, 1) __launch_bounds__(kThreads, 1)
   __syncwarp();
   cluster_sync();
   if (group == 0) {
-    fewer_registers<40>();
+    fewer_registers<24>();
     if (threadIdx.x < kWarp) feed<S, kPass>(input, weight, sizes, shared, rank);
     __syncwarp();
   } else {
-    more_registers<232>();
+    more_registers<240>();
     multiply<S, kPass>(sizes, shared, rank, group - 1);
   }
   cluster_wait();

@@ -54,13 +54,16 @@ __device__ inline uint64_t nanoseconds() {
   asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
   return now;
 }
-// Waits for the end of the phase of that parity. What never comes is a failed launch, not a hang.
+// Waits for the end of the phase of that parity. What never comes is a failed launch, not a hang: a store to
+// no address. A trap would be a way out of the kernel, and where a warp group's branch has one, the assembler
+// (CUDA 13.0) gives it no more registers than the kernel started with, whatever setmaxnreg says.
 __device__ inline void barrier_wait(uint32_t barrier, uint32_t parity) {
   if (barrier_passed(barrier, parity)) return;
   constexpr uint64_t kLongest = 20'000'000'000;
   uint64_t begin = nanoseconds();
   while (!barrier_passed(barrier, parity))
-    if (nanoseconds() - begin > kLongest) __trap();
+    if (nanoseconds() - begin > kLongest)
+      asm volatile("st.global.u32 [%0], %1;" ::"l"(0ull), "r"(0) : "memory");
 }
 
 __device__ inline uint32_t cluster_rank() {
@@ -100,6 +103,14 @@ __device__ inline void copy_box(uint32_t to, const CUtensorMap& map, int x, int 
 // Both multiples of 16.
 __device__ inline void prefetch_to_l2(const void* from, uint32_t bytes) {
   asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
+}
+
+// Four blocks of 8 x 8 elements of 16 bits, spread over a warp as a product's results are: word i has, of
+// block i, row lane / 4, columns 2 (lane % 4) and the next. Thread 8 i + r says where row r of block i goes.
+__device__ inline void store_blocks(uint32_t row, const uint32_t* words) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row), "r"(words[0]),
+               "r"(words[1]), "r"(words[2]), "r"(words[3])
+               : "memory");
 }
 
 template <int kRegisters>
