@@ -4,15 +4,13 @@
 
 namespace llmft {
 
-// f(first, count) for chunks of about equal size: a short last one would waste what its products start with.
+// f(first, count) for whole chunks, then the rest. On a GPU 2048 rows keep every multiprocessor busy in the
+// product with the matrix, and a product of few rows is split along its inner dimension; equal chunks in
+// between do neither.
 template <class F>
 void LmHead::each_chunk(const Tensor& x, const Scratch& s, F&& f) const {
-  constexpr int64_t kRowTile = 128;  // of a GPU's matrix products
-  int64_t chunks = (x.rows + s.logits.rows - 1) / s.logits.rows;
-  if (chunks == 0) return;
-  int64_t each = (x.rows + chunks - 1) / chunks;
-  each = std::min((each + kRowTile - 1) / kRowTile * kRowTile, s.logits.rows);
-  for (int64_t first = 0; first < x.rows; first += each) f(first, std::min(each, x.rows - first));
+  int64_t most = s.logits.rows;
+  for (int64_t first = 0; first < x.rows; first += most) f(first, std::min(most, x.rows - first));
 }
 
 void LmHead::loss(Ops& ops, Indices targets, const Weights& w, const Scratch& s, const Tensor& x,
