@@ -10,7 +10,7 @@
 #   --model    Llama 3.2-1B, or a folder where one with random weights is to be made (default: WORK/model)
 #   --work     for runs and logs (default: ./gpu-check)
 #   --bench    time the CUDA ops too, where bench_ops is among the programs
-# SANITIZE_SECONDS (180, each), PLAN_SECONDS (120): what may not take longer.
+# SANITIZE_SECONDS (400, each), PLAN_SECONDS (120): what may not take longer. SANITIZE_CASES ('small CUDA*'): of test_ops.
 # For a machine that cannot build: a bundle with these programs (docs/bundle.md).
 # LLMFT_SOURCE_DIR: a checkout of the repository, for tests/golden, if it is neither here nor above.
 # LLMFT_PARITY_1B: a folder of tools/make_parity_1b.py; with it, the tests against transformers and PEFT run too.
@@ -115,7 +115,7 @@ sanitize() { # TOOL SECONDS
   [[ -n $program ]] || { note "$tool" "skipped: test_ops is not among the programs" 0; return; }
   [[ -n $checker ]] || { note "$tool" "skipped: no compute-sanitizer (set COMPUTE_SANITIZER, or PATH)" 0; return; }
   run timeout -k 5 "$2" "$checker" --tool "$tool" --kernel-name kernel_substring=llmft --error-exitcode 86 --print-limit 20 \
-    "$program" --no-skip --test-case='small CUDA*' --duration=true --no-colors=true >"$log" 2>&1 || status=$?
+    "$program" --no-skip --test-case="${SANITIZE_CASES:-small CUDA*}" --duration=true --no-colors=true >"$log" 2>&1 || status=$?
   echo "$tool"
   table "$log"
   if [[ $status -eq 0 ]] && grep -qE 'SUMMARY: 0 (errors|hazards)' "$log"; then
@@ -145,8 +145,8 @@ if wanted tests; then
     note 'tests: test_train, test_generate' 'skipped: no tests/golden; set LLMFT_SOURCE_DIR' 0
   fi
 fi
-wanted memcheck && sanitize memcheck "${SANITIZE_SECONDS:-180}"
-wanted racecheck && sanitize racecheck "${SANITIZE_SECONDS:-180}"
+wanted memcheck && sanitize memcheck "${SANITIZE_SECONDS:-400}"
+wanted racecheck && sanitize racecheck "${SANITIZE_SECONDS:-400}"
 wanted plan && plan
 if [[ $bench == 1 && -n $(binary bench_ops) ]]; then
   run "$(binary bench_ops)" --benchmark_filter='^cuda_' --benchmark_format=console 2>&1 | tee "$work/bench.log"
