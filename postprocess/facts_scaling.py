@@ -193,7 +193,7 @@ class ScalingFacts:
                 and other.program == row.program
                 and all(
                     other.text(c) == row.text(c)
-                    for c in ("precision", "strategy", "mode", "adapter_rank", "ranks", "pack_tokens")
+                    for c in ("precision", "strategy", "mode", "adapter_rank", "ranks", "pack_tokens", "model", "data")
                 )
                 and self.sharding(other) == self.sharding(row)
             ]

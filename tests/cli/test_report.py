@@ -170,6 +170,14 @@ def test_a_peer_of_another_visit_is_marked(tmp_path):
     assert "189 †" in row and row.count("†") == 1
 
 
+def test_exactness_is_compared_on_the_same_data(tmp_path):
+    s = study.Study()
+    s.add("bf16", packs=2, name="nearer", data="real", length=400.5, longest=2048)
+    s.add("bf16", packs=2, name="alike")
+    pairs = {row.text("run"): other and other.text("run") for row, other in s.facts(tmp_path).deterministic()}
+    assert pairs["tree-none"] == "alike"
+
+
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
