@@ -3,7 +3,7 @@
 and without it.
 
   speed_check.py bundle gpu-speed                                      every setting once
-  speed_check.py bundle gpu-speed --only bf16,tf32 --rounds 3 --variant LLMFT_ATTENTION_FORWARD=groups --variant 'train.seed=2'
+  speed_check.py bundle gpu-speed --only bf16,tf32 --rounds 3 --variant LLMFT_SWIGLU=pair --variant 'train.seed=2'
   speed_check.py build/release rehearsal --device cpu --tiny           the same on a CPU, small
 
 PROGRAMS is a build folder or a bundle (docs/bundle.md). A variant is one or several NAME=VALUE, spaces between them: capital
