@@ -29,7 +29,7 @@ stop() {
 }
 
 train() {
-  local output='' results='' resume=''
+  local output='' results='' resume='' fails=''
   while [ $# -gt 0 ]; do
     case $1 in
       --output) output=$2 ;;
@@ -40,12 +40,14 @@ train() {
   done
   [ "$resume" = yes ] || exit 4
   mkdir -p "$output"
-  if [ -n "${FAKE_DEAF:-}" ]; then trap '' USR1 TERM; else trap stop USR1 TERM; fi
+  # shellcheck disable=SC2254  # a pattern
+  case ${output##*/} in ${FAKE_FAIL:-}) fails=yes ;; esac
+  # a checkpoint takes all ranks: with one that fails there is none, though Slurm sends SIGTERM to the others
+  if [ -n "${FAKE_DEAF:-}$fails" ]; then trap '' USR1 TERM; else trap stop USR1 TERM; fi
   echo "rank $rank of $ranks on $(hostname), GPUs ${CUDA_VISIBLE_DEVICES:-none}" >>"$output/ranks"
   if [ -n "${FAKE_DIE:-}" ] && [ "$((rank + 1))" = "$ranks" ]; then kill -KILL $$; fi
   wait_for "${FAKE_UNTIL:-}"
-  # shellcheck disable=SC2254  # a pattern
-  case ${output##*/} in ${FAKE_FAIL:-}) exit 3 ;; esac
+  [ -z "$fails" ] || exit 3
   if [ "$rank" = 0 ]; then
     printf '{\n  "finished": true\n}\n' >"$output/run.json"
     mkdir -p "${results%/*}"
