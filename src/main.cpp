@@ -1,5 +1,8 @@
 // A contents page: pick the command, start MPI if it is a parallel one, run it under the guard.
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
+#include <iostream>
 #include <optional>
 #include <vector>
 
@@ -24,6 +27,14 @@ const Command& find_command(const std::string& name) {
              near.empty() ? "; see llmft --help" : "; did you mean '" + near + "'?");
 }
 
+// What was printed may still be on its way, to a disk that is full.
+void check_output() {
+  bool failed = !std::cout.flush();
+  failed = std::fflush(stdout) != 0 || std::ferror(stdout) != 0 || failed;
+  if (failed)
+    user_error("standard output: cannot write ({}); what was printed is not whole", std::strerror(errno));
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -39,10 +50,14 @@ int main(int argc, char** argv) {
   }
   return run_guard(nullptr, [&] {
     const Command& command = find_command(args[0]);
-    std::span<const std::string> rest = std::span(args).subspan(1);
-    if (!command.parallel) return command.run(nullptr, rest);
+    auto run = [&](Process* process) {
+      int code = command.run(process, std::span(args).subspan(1));
+      if (code == kExitOk) check_output();
+      return code;
+    };
+    if (!command.parallel) return run(nullptr);
     Process process(&argc, &argv);
     log::set_rank(process.rank(), process.size());
-    return run_guard(&process, [&] { return command.run(&process, rest); });
+    return run_guard(&process, [&] { return run(&process); });
   });
 }

@@ -66,7 +66,7 @@ std::string program_help() {
       "\n'llmft COMMAND --help' lists a command's options, with examples.\n"
       "'llmft --version' names the build.\n\n"
       "examples:\n"
-      "  llmft preprocess --input data/*.parquet --tokenizer models/Llama-3.2-1B --output shards/orca "
+      "  llmft preprocess --input 'data/*.parquet' --tokenizer models/Llama-3.2-1B --output shards/orca "
       "--validation 0.01\n"
       "  llmft train --config inputs/llama32_1b.yaml --precision bf16 --strategy ddp\n"
       "  llmft serve --model models/Llama-3.2-1B-Instruct --adapter runs/x/adapter\n";

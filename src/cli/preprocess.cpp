@@ -67,6 +67,9 @@ int run_preprocess(const Process& process, std::span<const std::string> args) {
   root_first(process, [&] {
     need(options.input, "--input", "a file, folder or pattern of Parquet or JSON lines");
     need(options.tokenizer, "--tokenizer", "the model's folder or its tokenizer file");
+    if (options.min_length > options.max_length)
+      user_error("{}: {} is more than the longest sample, --max-length {}; no sample could be kept",
+                 set.origin("preprocess.min_length"), options.min_length, options.max_length);
     if (options.preview == 0) need(options.output, "--output", "the folder for the shards");
     tokenizer = load_tokenizer(options.tokenizer);
   });

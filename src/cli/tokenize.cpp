@@ -43,13 +43,21 @@ struct TokenizeOptions {
   }
 };
 
+constexpr int kDeepest = 8;
+
 json parse_line(const std::string& line, size_t number) {
   try {
-    return json::parse(line);
+    // Deep nesting would end in a stack overflow where a value is written or destroyed.
+    return json::parse(line, [&](int depth, json::parse_event_t, json&) {
+      if (depth > kDeepest) user_error("stdin:{}: arrays in arrays; give one JSON value a line", number);
+      return true;
+    });
   } catch (const json::parse_error& e) {
     const bool text = valid_utf8_prefix(line) == line.size();
     user_error("stdin:{}: not valid JSON (at byte {}{}); give one JSON value a line", number, e.byte,
                text ? "" : ", and it is not UTF-8");
+  } catch (const json::out_of_range&) {
+    user_error("stdin:{}: a number that is too large; give one JSON value a line", number);
   }
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <set>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -201,10 +202,14 @@ void OptionSet::parse(std::span<const std::string> args) {
     given.push_back({flag, std::move(values)});
   }
   if (!config.empty()) load_yaml(config);
+  std::set<std::string> seen;
   for (const Given& g : given) {
     auto known = key_of_flag.find(g.flag);
     if (known == key_of_flag.end()) known = key_of_flag.find("--" + with_underscores(g.flag.substr(2)));
-    assign(find(known->second, g.flag), g.values, g.flag);
+    Option& option = find(known->second, g.flag);
+    if (!seen.insert(option.key).second && option.traits.once)
+      user_error("{}: given twice; it takes one value", g.flag);
+    assign(option, g.values, g.flag);
   }
 }
 

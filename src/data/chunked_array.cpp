@@ -65,8 +65,9 @@ uint32_t fletcher32(const std::byte* bytes, size_t size) {
 }
 
 void damaged_shard(const fs::path& path, const std::string& reason) {
-  user_error("{}: not a whole shard ({}); delete it and run 'llmft preprocess' again with the same settings",
-             path.string(), reason);
+  throw DamagedShard(fmt::format(
+      "{}: not a whole shard ({}); delete it and run 'llmft preprocess' again with the same settings",
+      path.string(), reason));
 }
 
 void ChunkedArray::open(const fs::path& path, const MappedFile& map, hid_t file, const char* name,

@@ -11,6 +11,7 @@
 
 #include <hdf5.h>
 
+#include "llmft/base/error.hpp"
 #include "llmft/base/file.hpp"
 
 namespace llmft {
@@ -18,7 +19,15 @@ namespace llmft {
 // The sum of HDF5's Fletcher32 filter (H5_checksum_fletcher32). size is even.
 uint32_t fletcher32(const std::byte* bytes, size_t size);
 
-// UserError: the file is not a whole shard.
+// A shard that is not whole; a file that is, but of another program or version.
+class DamagedShard : public UserError {
+ public:
+  using UserError::UserError;
+};
+class ForeignShard : public UserError {
+ public:
+  using UserError::UserError;
+};
 [[noreturn]] void damaged_shard(const std::filesystem::path& path, const std::string& reason);
 
 // HDF5 says where the chunks lie; the map, which must outlive this, has the data. Elements are little-endian,

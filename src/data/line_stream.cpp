@@ -175,8 +175,8 @@ bool LineStream::fill() {
   }
   if (have_ == buffer_.size()) {
     if (buffer_.size() >= kLongestLine)
-      user_error("{}: a line of more than {}; is this JSON lines, one object a line?", path_,
-                 human_bytes(static_cast<double>(kLongestLine)));
+      user_error("{}: the line from byte {} on has more than {}; is this JSON lines, one object a line?",
+                 path_, offset_, human_bytes(static_cast<double>(kLongestLine)));
     buffer_.resize(buffer_.size() * 2);
   }
   size_t got = stream_->read(buffer_.data() + have_, buffer_.size() - have_);

@@ -9,6 +9,16 @@ namespace llmft {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
+namespace {
+
+// Of everything but the hash itself.
+std::string content_hash(json root) {
+  root.erase("hash");
+  return hash_bytes(root.dump());
+}
+
+}  // namespace
+
 std::string to_json(const Manifest& m) {
   json sources = json::array();
   for (const auto& source : m.sources)
@@ -58,6 +68,7 @@ std::string to_json(const Manifest& m) {
                  {"p95", m.lengths.p95},
                  {"p99", m.lengths.p99},
                  {"max", m.lengths.max}}}};
+  root["hash"] = content_hash(root);
   return root.dump(2) + "\n";
 }
 
@@ -80,6 +91,12 @@ Manifest read_manifest(const fs::path& folder) {
     if (m.format_version != kShardFormatVersion)
       user_error("{}: format version {}, this program reads {}; run 'llmft preprocess --force' again",
                  path.string(), m.format_version, kShardFormatVersion);
+    if (root.contains("hash") && root["hash"] != content_hash(root))  // it came later
+      throw DamagedManifest(
+          fmt::format("{}: its hash is not that of its content (damaged, or edited); run 'llmft preprocess' "
+                      "again with the "
+                      "same settings",
+                      path.string()));
     root.at("split").get_to(m.split);
     root.at("template").get_to(m.template_name);
     root.at("fingerprint").get_to(m.fingerprint);

@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <map>
+#include <string_view>
 
 #include <nlohmann/json.hpp>
 
+#include "chunked_array.hpp"
 #include "duplicates.hpp"
 #include "llmft/base/error.hpp"
 #include "llmft/base/file.hpp"
@@ -22,8 +24,18 @@ bool is_temporary(const std::string& name) {
           name.starts_with("duplicates.")) &&
          name.find(".tmp.") != std::string::npos;
 }
+// "shard-00001-of-00003.h5"; what is called otherwise is not ours.
 bool is_shard(const std::string& name) {
-  return name.starts_with("shard-") && name.ends_with(".h5");
+  constexpr std::string_view kBegin = "shard-", kMiddle = "-of-", kEnd = ".h5";
+  if (!name.starts_with(kBegin) || !name.ends_with(kEnd)) return false;
+  std::string_view numbers = std::string_view(name).substr(kBegin.size());
+  numbers.remove_suffix(std::min(numbers.size(), kEnd.size()));
+  size_t middle = numbers.find(kMiddle);
+  auto is_number = [](std::string_view text) {
+    return text.size() >= 5 && text.find_first_not_of("0123456789") == std::string_view::npos;
+  };
+  return middle != std::string_view::npos && is_number(numbers.substr(0, middle)) &&
+         is_number(numbers.substr(middle + kMiddle.size()));
 }
 
 std::vector<fs::path> list(const fs::path& folder) {
@@ -104,26 +116,51 @@ class Folder {
   }
 
   void look_at_shard(const fs::path& folder, const fs::path& path) {
-    std::string settings;
+    const Manifest::Shard* listed = in_manifest(folder, path);
+    std::string why;
     try {
+      uint64_t bytes = fs::file_size(path);
+      if (bytes == 0) damaged_shard(path, "no bytes");
+      // HDF5 reads on where bytes were added
+      if (listed != nullptr && listed->bytes != bytes) damaged_shard(path, "the manifest says another size");
       ShardReader reader(path);
       if (reader.origin().fingerprint == fingerprint_) {
         shards_[folder.string()][reader.origin().index] = path;
         return;
       }
-      settings = reader.origin().settings;
-    } catch (const UserError&) {
-      log::warn("{}: damaged or half a shard; it is made anew", path.string());
-      stale_.push_back(path);
+      why = differences(reader.origin().settings, settings_);
+    } catch (const DamagedShard&) {
+      damaged(path);
       return;
+    } catch (const ForeignShard& e) {
+      why = e.what();
+    } catch (const fs::filesystem_error& e) {
+      user_error("{}: cannot read ({})", path.string(), e.code().message());
     }
-    foreign(path, differences(settings, settings_));
+    if (listed != nullptr) return damaged(path);  // this run's settings made it
+    foreign(path, why);
+  }
+  void damaged(const fs::path& path) {
+    log::warn("{}: damaged or half a shard; it is made anew", path.string());
+    stale_.push_back(path);
+  }
+  // This run's manifest comes before the shards in list(). nullptr: it does not have that file.
+  const Manifest::Shard* in_manifest(const fs::path& folder, const fs::path& path) const {
+    const Manifest* manifest = this->manifest(folder);
+    if (manifest == nullptr) return nullptr;
+    auto found = std::find_if(manifest->shards.begin(), manifest->shards.end(),
+                              [&](const Manifest::Shard& shard) { return shard.file == path.filename(); });
+    return found == manifest->shards.end() ? nullptr : &*found;
   }
 
   void look_at_manifest(const fs::path& folder, const fs::path& path) {
     Manifest found;
     try {
       found = read_manifest(folder);
+    } catch (const DamagedManifest&) {
+      log::warn("{}: damaged or edited; it is made anew", path.string());
+      stale_.push_back(path);
+      return;
     } catch (const UserError&) {
       foreign(path, "its manifest.json cannot be read");
       return;
@@ -146,8 +183,9 @@ class Folder {
   std::map<std::string, Manifest> manifests_;
 };
 
-bool is_whole(const fs::path& folder, const Manifest* manifest) {
-  if (manifest == nullptr) return false;
+// shards: those that can be read.
+bool is_whole(const fs::path& folder, const Manifest* manifest, size_t shards) {
+  if (manifest == nullptr || manifest->shards.size() != shards) return false;
   auto there = [&](const std::string& file, uint64_t bytes) {
     std::error_code error;
     return fs::file_size(folder / file, error) == bytes && !error;
@@ -173,8 +211,10 @@ FolderState prepare_output(const fs::path& output, bool with_validation, const s
   try {
     folder.look(output);
     folder.look(valid);
-    state.whole = is_whole(output, folder.manifest(output)) &&
-                  (!with_validation || is_whole(valid, folder.manifest(valid)));
+    auto whole = [&](const fs::path& path) {
+      return is_whole(path, folder.manifest(path), folder.shards(path).size());
+    };
+    state.whole = whole(output) && (!with_validation || whole(valid));
     if (!state.whole) folder.forget_lists();
     folder.clean();
     if (with_validation) make_writable_folder(valid);

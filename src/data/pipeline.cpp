@@ -211,7 +211,7 @@ int64_t id_or_none(std::optional<TokenId> id) {
 void describe(OptionSet& set, PreprocessOptions& options) {
   set.add("preprocess.input", options.input,
           "Parquet or JSON lines (.jsonl, .jsonl.gz, .jsonl.zst): a file, a folder, or a pattern in quotes",
-          {.flag = "--input", .value_name = "PATH"});
+          {.flag = "--input", .value_name = "PATH", .once = true});
   set.add("preprocess.tokenizer", options.tokenizer,
           "the model's folder, its tokenizer.json, or tokenizer.model",
           {.flag = "--tokenizer", .value_name = "DIR_OR_FILE"});

@@ -59,11 +59,12 @@ ShardReader::ShardReader(const fs::path& path) : impl_(std::make_unique<Impl>(pa
   Handle file = hdf5::open_for_reading(path);
   if (!file.valid()) damaged_shard(path, hdf5::last_error());
   if (H5Aexists(file.get(), "format") <= 0 || s.text_attribute(file.get(), "format") != "llmft-shard")
-    damaged_shard(path, "it is an HDF5 file of another kind");
+    throw ForeignShard(fmt::format("{}: an HDF5 file of another kind; move it away", path.string()));
   uint64_t version = s.number_attribute(file.get(), "format_version");
   if (version != static_cast<uint64_t>(kShardFormatVersion))
-    user_error("{}: shard format version {}, this program reads {}; run 'llmft preprocess --force' again",
-               path.string(), version, kShardFormatVersion);
+    throw ForeignShard(fmt::format(
+        "{}: shard format version {}, this program reads {}; run 'llmft preprocess --force' again",
+        path.string(), version, kShardFormatVersion));
   s.origin.tokenizer_hash = s.text_attribute(file.get(), "tokenizer_hash");
   s.origin.settings = s.text_attribute(file.get(), "settings");
   s.origin.fingerprint = s.text_attribute(file.get(), "fingerprint");

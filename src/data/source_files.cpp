@@ -46,6 +46,12 @@ SourceFile source_file(const fs::path& path, std::string name) {
   return {path, std::move(name), suffix->format, bytes};
 }
 
+// A folder, say. Not a link to what is not there, as an unfinished download leaves it: source_file() refuses
+// that.
+bool is_other_than_a_file(const fs::path& path) {
+  return fs::exists(path) && !fs::is_regular_file(path);
+}
+
 void add_folder(const fs::path& folder, std::vector<SourceFile>& files) {
   auto hidden = [](const fs::path& path) { return path.filename().string().starts_with("."); };
   try {
@@ -55,7 +61,7 @@ void add_folder(const fs::path& folder, std::vector<SourceFile>& files) {
         if (it->is_directory()) it.disable_recursion_pending();
         continue;
       }
-      if (!it->is_regular_file() || suffix_of(it->path().filename().string()) == nullptr) continue;
+      if (suffix_of(it->path().filename().string()) == nullptr || is_other_than_a_file(it->path())) continue;
       files.push_back(source_file(it->path(), it->path().lexically_relative(folder).generic_string()));
     }
   } catch (const fs::filesystem_error& e) {
@@ -78,7 +84,7 @@ void add_matches(const std::string& pattern, std::vector<SourceFile>& files) {
   ::globfree(&found);
   size_t prefix = fixed_folder(pattern).size();
   for (const std::string& path : paths)
-    if (fs::is_regular_file(path)) files.push_back(source_file(path, path.substr(prefix)));
+    if (!is_other_than_a_file(path)) files.push_back(source_file(path, path.substr(prefix)));
   if (files.empty()) user_error("{}: no file matches this pattern; {}", pattern, kWanted);
 }
 

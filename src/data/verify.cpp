@@ -46,6 +46,11 @@ class Verification {
 
   void run() {
     open(folder_);
+    if (splits_[0].manifest.split == "validation") {
+      if (process_.is_root())
+        user_error("{}: the validation split of a shard folder; verify the folder that it lies in", folder_);
+      process_.barrier();
+    }
     fs::path valid = validation_folder(folder_);
     if (fs::exists(valid)) open(valid);
     std::vector<SplitTotals> totals;

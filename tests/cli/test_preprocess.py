@@ -254,6 +254,70 @@ def test_a_second_run_notices_damage_under_the_right_size(reference, tmp_path, n
     assert contents(output) == reference[1]
 
 
+DAMAGES = {
+    "header": lambda out: (out / "shard-00003-of-00024.h5", lambda b: b[:100] + bytes([b[100] ^ 0xff]) + b[101:]),
+    "validation header": lambda out: (out / "valid/shard-00003-of-00024.h5", lambda b: b"X" + b[1:]),
+    "bytes after the end": lambda out: (out / "shard-00001-of-00024.h5", lambda b: b + b"junk"),
+    "no bytes": lambda out: (out / "shard-00001-of-00024.h5", lambda b: b""),
+    "a number of the manifest": lambda out: (out / "manifest.json", lambda b: b.replace(b'"kept": ', b'"kept": 1')),
+    "a setting in the manifest": lambda out: (out / "valid/manifest.json", lambda b: b.replace(b'"max_length": ', b'"max_length": 1')),
+}
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+@pytest.mark.parametrize("name", DAMAGES)
+def test_what_was_damaged_in_a_whole_folder_is_made_anew(reference, tmp_path, name, ranks):
+    output = tmp_path / "out"
+    shutil.copytree(reference[2], output)
+    path, damage = DAMAGES[name](output)
+    before = path.read_bytes()
+    path.write_bytes(damage(before))
+    assert path.read_bytes() != before
+    done = run("--verify", output)
+    assert done.returncode == 2 and path.name in done.stderr
+    done = run("--input", SAMPLE, "--tokenizer", TOKENIZER, "--output", output, "--rows-per-shard", 100, "--validation", 0.1, ranks=ranks)
+    assert done.returncode == 0 and f"{path.name}: damaged" in done.stderr, done.stderr
+    assert contents(output) == reference[1]
+
+
+def test_files_of_others_are_left_alone(reference, tmp_path):
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "shard-of-mine.h5").write_text("precious")
+    args = ("--input", SAMPLE, "--tokenizer", TOKENIZER, "--output", output)
+    assert run(*args).returncode == 0
+    assert (output / "shard-of-mine.h5").read_text() == "precious"
+    foreign = output / "shard-00000-of-00077.h5"
+    with h5py.File(foreign, "w") as file:
+        file["mine"] = [1, 2, 3]
+    before = foreign.read_bytes()
+    done = run(*args)
+    assert done.returncode == 2 and "HDF5 file of another kind" in done.stderr and "--force" in done.stderr
+    assert foreign.read_bytes() == before
+    with h5py.File(foreign, "w") as file:
+        file.attrs["format"] = np.bytes_("llmft-shard")
+        file.attrs["format_version"] = np.uint64(1)
+    done = run(*args)
+    assert done.returncode == 2 and "shard format version 1" in done.stderr
+    assert run(*args, "--force").returncode == 0
+
+
+def test_the_validation_split_is_verified_with_the_folder_above(reference):
+    done = run("--verify", reference[2] / "valid")
+    assert done.returncode == 2 and "verify the folder that it lies in" in done.stderr
+
+
+@pytest.mark.parametrize("pattern", ["", "/*.jsonl"])
+def test_a_link_to_nothing_is_no_missing_file(tmp_path, pattern):
+    source = tmp_path / "in"
+    source.mkdir()
+    write_rows(source / "a.jsonl", 20)
+    (source / "b.jsonl").symlink_to(tmp_path / "missing")
+    done = run("--input", f"{source}{pattern}", "--tokenizer", TOKENIZER, "--output", tmp_path / "out")
+    assert done.returncode == 2 and "b.jsonl: cannot read (No such file or directory)" in done.stderr
+    assert not list((tmp_path / "out").glob("*")) if (tmp_path / "out").exists() else True
+
+
 def test_duplicates_are_found_across_shards_in_bounded_memory(reference, tmp_path):
     """As many partitions of hashes as it takes; every row of a repeated file is a duplicate of the first one's."""
     rows = pq.read_table(SAMPLE)
@@ -377,6 +441,7 @@ def damage(path):
     def edit(file, key, add):
         manifest = json.loads(file.read_text())
         manifest[key] += add
+        manifest.pop("hash")  # it would say so already
         file.write_text(json.dumps(manifest))
 
     return {
@@ -519,6 +584,8 @@ def bad_inputs(folder):
     case("output cannot be made", "cannot make this folder", SAMPLE, TOKENIZER, "/proc/none/out")
     case("unknown choice", "did you mean 'truncate'", SAMPLE, TOKENIZER, folder / "out", "--on-too-long", "truncat")
     case("out of range", "preprocess.validation", SAMPLE, TOKENIZER, folder / "out", "--validation", "1.5")
+    case("input twice", "--input: given twice", SAMPLE, TOKENIZER, folder / "out", "--input", SAMPLE)
+    case("lengths", "--min-length: 9 is more than the longest sample, --max-length 8", SAMPLE, TOKENIZER, folder / "out", "--min-length", 9, "--max-length", 8)
     cases["no input"] = (["--tokenizer", TOKENIZER, "--output", folder / "out"], "--input: is needed")
     return cases
 
@@ -536,7 +603,7 @@ def error_lines(done):
 CASE_NAMES = ["missing file", "no match", "empty folder", "unknown suffix", "truncated parquet", "damaged parquet",
               "wrong columns", "wrong type", "cut gzip", "damaged gzip", "malformed line", "wrong keys", "no rows",
               "no tokenizer", "output is a file", "output below a file", "output cannot be made", "unknown choice",
-              "out of range", "no input"]
+              "out of range", "no input", "input twice", "lengths"]
 
 
 @pytest.mark.parametrize("name", CASE_NAMES)
@@ -564,6 +631,13 @@ def test_bad_input_ends_all_ranks_with_one_error(cases, name):
     assert len(error_lines(done)) == 1, done.stderr
     assert says in done.stderr
     assert not (folder / "out" / "manifest.json").exists()
+
+
+def test_a_disk_that_is_full_under_what_is_printed():
+    command = [BINARY, "preprocess", "--input", SAMPLE, "--tokenizer", TOKENIZER, "--preview", "1"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 2 and "standard output: cannot write (No space left on device)" in done.stderr
 
 
 def test_unreadable_input_and_unwritable_output(tmp_path):

@@ -239,6 +239,8 @@ def test_bad_input():
     assert "stdin:1" in failure("[1]\n", *tiny)
     assert "stdin:1" in failure(b'"\xff"\n', *tiny)
     assert "stdin:1" in failure('"\\ud800"\n', *tiny)
+    assert "stdin:1" in failure("[" * 300000 + "\n", *tiny)
+    assert "stdin:2" in failure("[1]\n[1e999]\n", *tiny, "--decode")
     assert "stdin:3" in failure("[1]\n[2]\n[99999999]\n", *tiny, "--decode")
     assert "stdin:1" in failure("[-1]\n", *tiny, "--decode")
     assert "stdin:1" in failure("[1.5]\n", *tiny, "--decode")

@@ -5,7 +5,8 @@
 // Sources, later ones win: the struct's initial values; --config FILE (YAML); the command line, as `--a.b=c`,
 // `--a.b c`, or a short form such as `--precision bf16`. Relative paths in a config file are taken as they
 // stand, from the working directory. Errors (UserError): unknown key or flag (with the nearest known name),
-// wrong type, value not among the choices or out of range; with file and line, or the flag.
+// wrong type, value not among the choices or out of range, given twice where that can only be a mistake; with
+// file and line, or the flag.
 #pragma once
 
 #include <cstdint>
@@ -25,6 +26,7 @@ struct OptionTraits {
   std::vector<std::string> choices;  // allowed values; empty: any
   double min = -std::numeric_limits<double>::infinity();
   double max = std::numeric_limits<double>::infinity();
+  bool once = false;  // a second one on the command line is refused, where others replace the first
 };
 
 class OptionSet {

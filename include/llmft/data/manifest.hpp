@@ -10,6 +10,8 @@
 #include <utility>
 #include <vector>
 
+#include "llmft/base/error.hpp"
+
 namespace llmft {
 
 constexpr int64_t kShardFormatVersion = 2;
@@ -77,7 +79,13 @@ struct Manifest {
 };
 
 std::string to_json(const Manifest& manifest);
-// folder/manifest.json. UserError: missing (and what to run), not JSON, another format version.
+// Its content is not what its hash was made of.
+class DamagedManifest : public UserError {
+ public:
+  using UserError::UserError;
+};
+// folder/manifest.json. UserError: missing (and what to run), not JSON, another format version;
+// DamagedManifest.
 Manifest read_manifest(const std::filesystem::path& folder);
 
 }  // namespace llmft
