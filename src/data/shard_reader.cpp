@@ -59,7 +59,9 @@ ShardReader::ShardReader(const fs::path& path) : impl_(std::make_unique<Impl>(pa
   Handle file = hdf5::open_for_reading(path);
   if (!file.valid()) damaged_shard(path, hdf5::last_error());
   if (H5Aexists(file.get(), "format") <= 0 || s.text_attribute(file.get(), "format") != "llmft-shard")
-    throw ForeignShard(fmt::format("{}: an HDF5 file of another kind; move it away", path.string()));
+    throw ForeignShard(fmt::format(
+        "{}: not a shard (an HDF5 file of another kind, or its header is damaged); move it away or delete it",
+        path.string()));
   uint64_t version = s.number_attribute(file.get(), "format_version");
   if (version != static_cast<uint64_t>(kShardFormatVersion))
     throw ForeignShard(fmt::format(

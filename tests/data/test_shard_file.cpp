@@ -106,7 +106,7 @@ TEST_CASE("damage anywhere is found") {
     std::string error = error_of([&] { ShardReader(scratch / "b.h5").verify(); });
     if (error.empty()) continue;
     ++found;
-    CHECK(contains(error, "b.h5: not a whole shard"));
+    CHECK((contains(error, "b.h5: not a whole shard") || contains(error, "b.h5: not a shard")));
   }
   CHECK(found >= tried - 2);  // a byte may lie in space that HDF5 keeps unused
 
