@@ -1,6 +1,7 @@
 // A contents page: pick the command, start MPI if it is a parallel one, run it under the guard.
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <iostream>
 #include <optional>
@@ -25,6 +26,17 @@ const Command& find_command(const std::string& name) {
   std::string near = nearest_name(name, names);
   user_error("{}: unknown command{}", name,
              near.empty() ? "; see llmft --help" : "; did you mean '" + near + "'?");
+}
+
+// Such a command would do, and write, everything once for each rank.
+void refuse_ranks(const Command& command) {
+  for (const char* name : {"OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "PMI_SIZE"}) {
+    const char* ranks = std::getenv(name);
+    if (ranks != nullptr && std::atoi(ranks) > 1)
+      user_error(
+          "{}: runs as one process, and was started as {}; start it without mpirun, or with srun --ntasks=1",
+          command.name, ranks);
+  }
 }
 
 // What was printed may still be on its way, to a disk that is full.
@@ -55,7 +67,10 @@ int main(int argc, char** argv) {
       if (code == kExitOk) check_output();
       return code;
     };
-    if (!command.parallel) return run(nullptr);
+    if (!command.parallel) {
+      refuse_ranks(command);
+      return run(nullptr);
+    }
     Process process(&argc, &argv);
     log::set_rank(process.rank(), process.size());
     return run_guard(&process, [&] { return run(&process); });

@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <optional>
 
 #include <fcntl.h>
@@ -64,7 +65,7 @@ void describe(OptionSet& set, ChatOptions& options) {
   set.add("chat.top_p", s.top_p, "only the likeliest tokens of this mass",
           {.flag = "--top-p", .min = 0.001, .max = 1});
   set.add("chat.top_k", s.top_k, "only so many of the likeliest tokens; 0: all",
-          {.flag = "--top-k", .min = 0});
+          {.flag = "--top-k", .min = 0, .max = std::numeric_limits<int32_t>::max()});
   set.add("chat.min_p", s.min_p, "no token below this share of the likeliest",
           {.flag = "--min-p", .min = 0, .max = 1});
   set.add("chat.repetition_penalty", s.repetition_penalty, "1: none",
@@ -168,7 +169,7 @@ class Conversation {
       if (terminal_) std::printf("%s", text.empty() ? "\n> " : "… ");
       std::fflush(stdout);
       std::optional<std::string> line = reader_.next();
-      if (!line) return std::nullopt;
+      if (!line) return text.empty() ? std::nullopt : std::optional(text);
       if (valid_utf8_prefix(*line) != line->size()) {
         log::warn("the line is not UTF-8 and was left out");
         note_unanswered();

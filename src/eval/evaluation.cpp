@@ -38,6 +38,14 @@ void validate(const EvalOptions& o) {
         "that "
         "training does not see");
   if (o.output.empty()) user_error("--output: no folder given; for example --output runs/eval");
+  fs::path report = fs::path(o.output) / "run.json";
+  if (fs::exists(report)) {
+    auto json = nlohmann::json::parse(read_file(report), nullptr, /*allow_exceptions=*/false);
+    if (!json.is_object() || json.value("command", nlohmann::json()) != "eval")
+      user_error(
+          "{}: holds something else than an evaluation (its run.json says so); give another --output, as {}",
+          o.output, (fs::path(o.output) / "eval").string());
+  }
   if (!o.overwrite && fs::exists(fs::path(o.output) / "eval.csv"))
     user_error("{}: has results of an evaluation already; give another --output, or --overwrite", o.output);
 }
@@ -212,7 +220,8 @@ void add_to_table(const EvalOptions& o, const Process& process, const RunReport&
     row.ranks = report.ranks;
     row.nodes = report.nodes;
     row.config_hash = report.config_hash;
-    row.versions = versions_text(cuda_build_version(), cuda_build_version().empty() ? "" : nccl_version());
+    bool cuda = model.device().kind() == DeviceKind::cuda;
+    row.versions = cuda ? versions_text(cuda_build_version(), nccl_version()) : versions_text("", "");
     row.vocab_size = model.config().vocab_size;
     append_benchmark(o.results, row);
   }

@@ -6,6 +6,7 @@
 #include "llmft/base/error.hpp"
 #include "llmft/base/file.hpp"
 #include "llmft/base/log.hpp"
+#include "llmft/base/parallel.hpp"
 #include "llmft/base/progress.hpp"
 #include "llmft/base/text.hpp"
 #include "llmft/data/chat_template.hpp"
@@ -173,6 +174,15 @@ double log_sum_exp(const float* x, size_t n, float top) {
   return static_cast<double>(top) + std::log(sum);
 }
 
+// Of the model that is replaced: readers take what an index names before model.safetensors.
+void remove_weights_in_parts(const fs::path& folder) {
+  fs::remove(folder / "model.safetensors.index.json");
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    std::string name = entry.path().filename().string();
+    if (name.starts_with("model-") && name.ends_with(".safetensors")) fs::remove(entry.path());
+  }
+}
+
 void merge_adapter(const ExportOptions& o, const LlamaConfig& config) {
   AdapterSpec spec = read_adapter_config(o.adapter);
   LlamaTensors tensors(config, spec);
@@ -183,6 +193,7 @@ void merge_adapter(const ExportOptions& o, const LlamaConfig& config) {
   header.reserve(all.size());
   for (const Public& t : all) header.push_back({t.member->hf_name, safetensors_type(type), t.shape, nullptr});
   // what can be wrong with the input is found before the output is begun
+  check_adapter_tensors(adapter, tensors);
   for (const Public& t : all) {
     source.get(t.member->hf_name, t.shape);
     if (t.member->adapter_rank == 0) continue;
@@ -193,8 +204,10 @@ void merge_adapter(const ExportOptions& o, const LlamaConfig& config) {
 
   fs::path output = o.output;
   make_writable_folder(output);
+  remove_weights_in_parts(output);
   auto device = make_cpu_device();
-  auto ops = make_cpu_ops(*device, MatmulMode::f32, static_cast<int>(std::max<int64_t>(1, o.threads)));
+  auto threads = static_cast<int>(o.threads > 0 ? o.threads : usable_cores());
+  auto ops = make_cpu_ops(*device, MatmulMode::f32, threads);
   {
     SafetensorsWriter writer(output / "model.safetensors", header, {{"format", "pt"}});
     Progress progress("merge", all.size());
@@ -215,9 +228,7 @@ void merge_adapter(const ExportOptions& o, const LlamaConfig& config) {
     writer.finish();
   }
   fs::path model = o.model;
-  for (const char* name : {"generation_config.json", "tokenizer.json", "tokenizer.model",
-                           "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"})
-    if (fs::exists(model / name)) write_file_atomic(output / name, read_file(model / name));
+  copy_beside_weights(model, output);
   write_file_atomic(output / "config.json", config_json_with_dtype(read_file(model / "config.json"), type));
 }
 

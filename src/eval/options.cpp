@@ -1,3 +1,4 @@
+#include "llmft/comm/gpu_choice.hpp"
 #include "llmft/eval/evaluation.hpp"
 
 namespace llmft {
@@ -16,8 +17,11 @@ std::optional<Precision> precision_of(const std::string& name) {
 
 ModelSource model_source(const Process& process, DeviceChoice device, const std::string& precision,
                          int64_t threads) {
-  ModelSource source{.device = device, .precision = precision_of(precision)};
-  source.gpu = process.local_rank();
+  bool cuda = device == DeviceChoice::automatic ? !process.all_agree(cuda_device_count() == 0)
+                                                : device == DeviceChoice::cuda;
+  ModelSource source{.device = cuda ? DeviceChoice::cuda : DeviceChoice::cpu,
+                     .precision = precision_of(precision)};
+  if (cuda) source.gpu = gpu_of_rank(process);
   source.threads = static_cast<int>(threads);
   source.ranks_on_node = process.local_size();
   return source;
@@ -54,10 +58,12 @@ void describe(OptionSet& set, EvalOptions& o) {
           {.min = 0, .max = 1 << 20});
   set.add("eval.sequences", o.sequences, "answers written at a time; 0: 64 on a GPU, 8 on a CPU",
           {.flag = "--sequences", .min = 0, .max = 4096});
-  set.add("eval.max_tokens", o.max_tokens, "longest answer in tokens", {.flag = "--max-tokens", .min = 1});
+  set.add("eval.max_tokens", o.max_tokens, "longest answer in tokens",
+          {.flag = "--max-tokens", .min = 1, .max = 1e9});
   set.add("eval.temperature", o.temperature, "0: always the likeliest token",
           {.flag = "--temperature", .min = 0, .max = 100});
-  set.add("eval.top_k", o.top_k, "draw among the k likeliest tokens; 0: all", {.min = 0});
+  set.add("eval.top_k", o.top_k, "draw among the k likeliest tokens; 0: all",
+          {.min = 0, .max = std::numeric_limits<int32_t>::max()});
   set.add("eval.top_p", o.top_p, "draw among the likeliest tokens that have this probability together",
           {.min = 0, .max = 1});
   set.add("eval.seed", o.seed, "of sampling and of the resampling for intervals",

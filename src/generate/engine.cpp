@@ -240,7 +240,9 @@ void BatchEngine::admit() {
 SampleRow BatchEngine::draw_of(const Running& r) const {
   const SamplingParams& s = r.request.sampling;
   uint64_t random = CounterRng(s.seed, kSampleStream).bits(r.answer.size());
-  return {.temperature = static_cast<float>(s.temperature),
+  // below this no two logits of a float are near enough to share probability, and 1 / temperature overflows
+  constexpr double kGreedy = 1e-6;
+  return {.temperature = s.temperature < kGreedy ? 0.0f : static_cast<float>(s.temperature),
           .top_p = static_cast<float>(s.top_p),
           .min_p = static_cast<float>(s.min_p),
           .penalty = static_cast<float>(s.repetition_penalty),

@@ -195,13 +195,18 @@ LlamaConfig parse_llama_config(std::string_view text, const std::string& where) 
   return config;
 }
 
+std::string download_command(const std::filesystem::path& folder) {
+  std::filesystem::path normal = folder.lexically_normal();
+  std::string name = (normal.has_filename() ? normal : normal.parent_path()).filename().string();
+  return fmt::format("hf download meta-llama/{} --local-dir {}",
+                     name.starts_with("Llama-") ? name : "Llama-3.2-1B", folder.string());
+}
+
 LlamaConfig load_llama_config(const std::filesystem::path& folder) {
   std::filesystem::path path = folder / "config.json";
   if (!std::filesystem::exists(path))
-    user_error(
-        "{}: not found (a Hugging Face model folder has one); download a model, e.g. hf download "
-        "meta-llama/Llama-3.2-1B --local-dir {}",
-        path.string(), folder.string());
+    user_error("{}: not found (a Hugging Face model folder has one); download a model, e.g. {}",
+               path.string(), download_command(folder));
   return parse_llama_config(read_file(path), path.string());
 }
 

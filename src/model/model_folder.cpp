@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <set>
 
 #include <nlohmann/json.hpp>
 
@@ -143,10 +144,6 @@ std::span<float> slice(std::span<float> flat, const Trainable& t) {
   return flat.subspan(static_cast<size_t>(t.offset), static_cast<size_t>(t.numel()));
 }
 
-void copy_if_there(const fs::path& from, const fs::path& to) {
-  if (fs::exists(from)) write_file_atomic(to, read_file(from));
-}
-
 nlohmann::json parse_json(const fs::path& path) {
   try {
     return nlohmann::json::parse(read_file(path));
@@ -182,12 +179,18 @@ AdapterSpec read_adapter_config(const fs::path& folder) {
   auto refuse = [&](const std::string& what) {
     user_error("{}: {}; only plain LoRA adapters can be used", path.string(), what);
   };
-  if (j.value("peft_type", "") != "LORA")
+  if (!j.is_object()) user_error("{}: not a PEFT adapter config (a JSON object is needed)", path.string());
+  if (j.value("peft_type", nlohmann::json()) != "LORA")
     refuse("peft_type is " + j.value("peft_type", nlohmann::json()).dump());
-  if (j.value("use_dora", false)) refuse("use_dora is true");
-  if (j.value("bias", "none") != "none") refuse("bias is " + j["bias"].dump());
-  for (const char* key : {"rank_pattern", "alpha_pattern", "modules_to_save", "layers_to_transform"})
-    if (j.contains(key) && !j[key].is_null() && !j[key].empty()) refuse(fmt::format("{} is set", key));
+  if (j.contains("bias") && !j["bias"].is_null() && j["bias"] != "none")
+    refuse("bias is " + j["bias"].dump());
+  for (const char* key : {"use_dora", "use_qalora", "lora_bias", "fan_in_fan_out", "rank_pattern",
+                          "alpha_pattern", "modules_to_save", "layers_to_transform", "layer_replication",
+                          "target_parameters", "trainable_token_indices", "alora_invocation_tokens"}) {
+    nlohmann::json value = j.value(key, nlohmann::json());
+    if (!value.is_null() && value != false && !(value.is_structured() && value.empty()))
+      refuse(fmt::format("{} is {}", key, value.dump()));
+  }
   AdapterSpec spec;
   try {
     spec.rank = j.at("r").get<int64_t>();
@@ -201,11 +204,26 @@ AdapterSpec read_adapter_config(const fs::path& folder) {
     user_error("{}: not a PEFT adapter config ({})", path.string(), e.what());
   }
   if (spec.rank <= 0) refuse("r is not positive");
+  if (!(spec.alpha > 0)) refuse("lora_alpha is not positive");
   return spec;
+}
+
+void check_adapter_tensors(const TensorFolder& adapter, const LlamaTensors& tensors) {
+  std::set<std::string> known;
+  for (const Block& block : tensors.blocks())
+    for (const Trainable& t : block.trainables) known.insert(t.name);
+  for (const std::string& name : adapter.names())
+    if (!known.contains(name))
+      user_error(
+          "{}: tensor '{}' belongs to none of the config's target_modules; only plain LoRA adapters of "
+          "Llama's linear "
+          "layers can be used",
+          adapter.path().string(), name);
 }
 
 void load_adapter(const fs::path& folder, const LlamaTensors& tensors, ParamStore& store) {
   TensorFolder source(folder / "adapter_model.safetensors");
+  check_adapter_tensors(source, tensors);
   for (int b = 0; b < tensors.block_count(); ++b) {
     const Block& block = tensors.block(b);
     if (block.trainable_numel == 0) continue;
@@ -252,6 +270,12 @@ void save_adapter(const fs::path& folder, const LlamaTensors& tensors, const std
   write_file_atomic(folder / "adapter_config.json", config.dump(2) + "\n");
 }
 
+void copy_beside_weights(const fs::path& source, const fs::path& folder) {
+  for (const char* name : {"generation_config.json", "tokenizer.json", "tokenizer.model",
+                           "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"})
+    if (fs::exists(source / name)) write_file_atomic(folder / name, read_file(source / name));
+}
+
 void save_model(const fs::path& folder, const fs::path& source, const LlamaTensors& tensors, DType dtype,
                 ParamStore& store, bool is_root) {
   std::vector<std::vector<std::byte>> values;
@@ -275,9 +299,7 @@ void save_model(const fs::path& folder, const fs::path& source, const LlamaTenso
   if (!is_root) return;
   make_writable_folder(folder);
   std::string config = config_json_with_dtype(read_file(source / "config.json"), dtype);
-  for (const char* name : {"generation_config.json", "tokenizer.json", "tokenizer.model",
-                           "tokenizer_config.json", "special_tokens_map.json"})
-    copy_if_there(source / name, folder / name);
+  copy_beside_weights(source, folder);
   write_safetensors(folder / "model.safetensors", out, {{"format", "pt"}});
   write_file_atomic(folder / "config.json", config);
 }

@@ -8,6 +8,7 @@
 
 #include "llmft/base/error.hpp"
 #include "llmft/base/text.hpp"
+#include "llmft/model/llama_config.hpp"
 #include "llmft/model/safetensors.hpp"
 
 namespace llmft {
@@ -93,9 +94,8 @@ bool is_plain_name(const std::string& name) {
         folder.string());
   user_error(
       "{}: has no model.safetensors and no model.safetensors.index.json; name a Hugging Face model folder, "
-      "e.g. from hf "
-      "download meta-llama/Llama-3.2-1B --local-dir {}",
-      folder.string(), folder.string());
+      "e.g. from {}",
+      folder.string(), download_command(folder));
 }
 
 }  // namespace

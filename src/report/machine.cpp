@@ -161,9 +161,11 @@ std::string versions_text(const std::string& cuda, const std::string& nccl) {
       if (known == name) return version;
     return std::string();
   };
-  add("driver", found("driver"));
-  add("CUDA", cuda);
-  for (const char* name : {"cuBLAS", "cuDNN"}) add(name, found(name));
+  if (!cuda.empty()) {
+    add("driver", found("driver"));
+    add("CUDA", cuda);
+    for (const char* name : {"cuBLAS", "cuDNN"}) add(name, found(name));
+  }
   if (!nccl.empty() && nccl[0] >= '0' && nccl[0] <= '9') add("NCCL", nccl);  // else why there is none
   if (cuda.empty()) add("OpenBLAS", found("OpenBLAS"));
   add("MPI", found("MPI"));

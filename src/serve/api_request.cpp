@@ -158,6 +158,9 @@ std::vector<int32_t> chat_prompt(const json& body, const ApiContext& context) {
     else
       invalid(where + ".role", fmt::format("'{}.role' must be system, developer, user or assistant, not {}",
                                            where, shown(role)));
+    if (turn.role != ChatRole::assistant && field(message, "content").is_null())
+      invalid(where + ".content",
+              fmt::format("'{}.content' is needed: a string or an array of parts", where));
     turn.text = content_of(field(message, "content"), where + ".content");
     turns.push_back(std::move(turn));
   }

@@ -19,7 +19,7 @@ GenerationQueue::~GenerationQueue() {
 std::vector<uint64_t> GenerationQueue::submit(std::vector<Job> jobs, const std::function<void()>& accepted) {
   std::vector<uint64_t> numbers;
   std::lock_guard lock(mutex_);
-  if (stopping_) throw QueueFull("the server is ending");
+  if (stopping_) throw QueueEnding("the server is ending");
   if (static_cast<int64_t>(sinks_.size() + jobs.size()) > capacity_)
     throw QueueFull("the server has as many requests as it takes");
   try {

@@ -1,5 +1,11 @@
 #include "http_connection.hpp"
 
+#include <limits>
+#include <utility>
+
+#include <linux/sockios.h>
+#include <sys/ioctl.h>
+
 #include "llmft/base/log.hpp"
 
 namespace llmft {
@@ -121,6 +127,7 @@ void Connection::phase(double seconds) {
 
 void Connection::late() {
   if (closed_ || timer_.expiry() > asio::steady_timer::clock_type::now()) return;  // set anew meanwhile
+  if (writing_now_ && taken_meanwhile()) return phase(shared_->limits.write_seconds);
   if (!parser_ || answering_) return close();
   ++shared_->malformed;
   answering_ = true;
@@ -162,6 +169,11 @@ HttpRequest Connection::request_of_parser() const {
   HttpRequest request;
   request.method = std::string(message.method_string());
   std::string target(message.target());
+  constexpr std::string_view kScheme = "http://";
+  if (target.starts_with(kScheme)) {  // absolute form, as to a proxy (RFC 9112, 3.2.2: servers must take it)
+    size_t path = target.find('/', kScheme.size());
+    target = path == std::string::npos ? "/" : target.substr(path);
+  }
   size_t question = target.find('?');
   request.path = target.substr(0, question);
   if (question != std::string::npos) request.query = target.substr(question + 1);
@@ -252,8 +264,24 @@ void Connection::write_pending() {
   writing_now_ = true;
   writing_.swap(pending_);
   pending_.clear();
+  write_on(0);
+}
+
+// Of what the kernel holds for the client: a write goes on only when a good part of it has gone, for a slow
+// reader long after.
+bool Connection::taken_meanwhile() {
+  int queued = 0;
+  if (::ioctl(socket_.native_handle(), SIOCOUTQ, &queued) != 0) return false;
+  return queued < std::exchange(queued_, queued);
+}
+
+// The clock starts anew with all that the client takes.
+void Connection::write_on(size_t written) {
   phase(shared_->limits.write_seconds);
-  asio::async_write(socket_, asio::buffer(writing_), [self = shared_from_this()](error_code ec, size_t) {
+  queued_ = std::numeric_limits<int>::max();  // this write adds to it
+  auto rest = asio::buffer(writing_) + written;
+  socket_.async_write_some(rest, [self = shared_from_this(), written](error_code ec, size_t n) {
+    if (!ec && written + n < self->writing_.size() && !self->closed_) return self->write_on(written + n);
     self->writing_now_ = false;
     if (ec) return self->close();
     self->timer_.cancel();

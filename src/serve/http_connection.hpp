@@ -81,6 +81,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void fail(int status, std::string_view message);
   void fail_with(int status, const std::string& body);
   void write_pending();
+  void write_on(size_t written);
+  bool taken_meanwhile();
   void answer_left();
   void linger();
 
@@ -94,6 +96,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::function<void()> on_gone_;
   uint64_t exchange_ = 0;
   size_t lingered_ = 0;
+  int queued_ = 0;        // bytes that the kernel held at the last look
   bool reading_ = false;  // of wait_for_bytes
   bool writing_now_ = false;
   bool answering_ = false;  // from the request's end to the answer's

@@ -181,6 +181,9 @@ class Service : public ChatService {
     } catch (const QueueFull& full) {
       metrics_.count(name, "429");
       throw ApiError(429, fmt::format("{}; try again in a moment", full.what()), "", "queue_full");
+    } catch (const QueueEnding& ending) {
+      metrics_.count(name, "503");
+      throw ApiError(503, ending.what(), "", "shutting_down");
     } catch (const UserError& error) {
       metrics_.count(name, "400");
       throw ApiError(400, error.what());

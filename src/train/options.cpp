@@ -82,7 +82,7 @@ void describe(OptionSet& set, TrainOptions& o) {
           {.flag = "--batch-packs", .min = 1, .max = 1 << 20});
   set.add("train.steps", o.steps, "optimizer steps; 0: from train.epochs", {.flag = "--steps", .min = 0});
   set.add("train.epochs", o.epochs, "passes over the data, when train.steps is 0",
-          {.flag = "--epochs", .min = 0});
+          {.flag = "--epochs", .min = 0, .max = 1e6});
   set.add("train.seed", o.seed, "of the data order and the adapters' start", {.flag = "--seed", .min = 0});
   set.add_enum<ScheduleKind>("train.schedule", o.schedule, kScheduleNames, "learning rate after warm-up");
   set.add("train.lr", o.lr, "peak learning rate", {.flag = "--lr", .min = 0});
@@ -146,6 +146,12 @@ void validate(const TrainOptions& o, int ranks) {
       user_error("{}: {} lies in the run directory {}, which the run writes to; give another --output", flag,
                  path, o.output);
   require_whole_batches(o, ranks);
+  if (o.adamw.beta1 >= 1 || o.adamw.beta2 >= 1)
+    user_error("train.beta1, train.beta2: {} and {}; both must be less than 1", o.adamw.beta1, o.adamw.beta2);
+  if (o.resume && o.overwrite)
+    user_error(
+        "--resume, --overwrite: one goes on with the run in --output, the other deletes it; give one of "
+        "them");
   if (o.steps == 0 && o.epochs <= 0)
     user_error("train.steps: 0 and train.epochs 0; one of them must be positive");
 }

@@ -115,8 +115,10 @@ void RunFolder::start(const Device& device) {
   if (!process_.is_root()) return;
   if (!o_.resume)
     for (const char* name : {"run.json", "config.yaml", "steps.csv", "timing.csv", "memory.csv",
-                             "checkpoints", "adapter", "model"})
+                             "profile.csv", "checkpoints", "adapter", "model"})
       fs::remove_all(path(name));
+  if (!o_.resume && fs::exists(path("eval") / "eval.csv"))
+    fs::remove_all(path("eval"));  // of weights that are gone
   fs::remove(path("requeue"));
   write_file_atomic(path("config.yaml"), config_yaml_);
   write_run_report(path("run.json"), report_);
@@ -212,7 +214,8 @@ void RunFolder::finish(const TrainState& state, const Device& device, const Outc
   row.valid_loss = state.last_valid;
   row.config_hash = report_.config_hash;
   row.machine = machine_text(devices_, report_.nodes, report_.machine.cores);
-  row.versions = versions_text(report_.build.cuda, report_.build.cuda.empty() ? "" : nccl_version());
+  bool cuda = device.kind() == DeviceKind::cuda;
+  row.versions = cuda ? versions_text(report_.build.cuda, nccl_version()) : versions_text("", "");
   row.adapter_alpha = outcome.adapter_rank == 0 ? 0 : outcome.adapter_alpha;
   if (outcome.data.kept > 0)
     row.sample_length_mean =

@@ -276,6 +276,12 @@ std::string Trainer::last_checkpoint_text() const {
                      (fs::path(o_.output) / "checkpoints").string());
 }
 
+// The advice to take a precision with a larger range or more digits, where there is one.
+const char* wider_precision(Precision precision) {
+  if (precision == Precision::fp32 || precision == Precision::tf32) return "";
+  return precision == Precision::fp16 ? ", use --precision bf16 or fp32" : ", use --precision fp32";
+}
+
 void Trainer::stop_on_bad_loss(const std::vector<PackPosition>& step, std::span<const double> losses) {
   for (size_t i = 0; i < losses.size(); ++i) {
     if (std::isfinite(losses[i])) continue;
@@ -285,10 +291,9 @@ void Trainer::stop_on_bad_loss(const std::vector<PackPosition>& step, std::span<
         fmt::join(pack.rows.begin(),
                   pack.rows.begin() + static_cast<int64_t>(std::min<size_t>(8, pack.rows.size())), ", "));
     user_error(
-        "step {}: the loss is {} (rank {}, source rows {}{}); lower train.lr, use --precision bf16 or fp32, "
-        "or look at these rows; {}",
+        "step {}: the loss is {} (rank {}, source rows {}{}); lower train.lr{}, or look at these rows; {}",
         state_.step + 1, number(losses[i]), i % static_cast<size_t>(process_.size()), rows,
-        pack.rows.size() > 8 ? ", ..." : "", last_checkpoint_text());
+        pack.rows.size() > 8 ? ", ..." : "", wider_precision(o_.precision), last_checkpoint_text());
   }
   internal_error("stop_on_bad_loss without a bad loss");
 }

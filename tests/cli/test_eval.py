@@ -5,6 +5,7 @@ import json
 import math
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -171,6 +172,16 @@ def test_results_are_not_overwritten(both, evaluate, trained):
     _, output = both
     done, _ = evaluate(output=output)
     assert done.returncode == 2 and "--overwrite" in runs.error_lines(done)[0]
+
+
+def test_a_run_of_another_command_is_left_alone(evaluate, trained, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(trained.path, folder)
+    before = runs.contents(folder)
+    for more in ([], ["--overwrite"]):
+        done, _ = evaluate("--samples", 0, *more, output=folder)
+        assert done.returncode == 2 and f"{folder}/eval" in runs.error_lines(done)[0]
+        assert runs.contents(folder) == before
 
 
 def test_figure(both, tmp_path):

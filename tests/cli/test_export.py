@@ -96,6 +96,15 @@ def test_bad_input(model, adapter, tmp_path, args, words):
     assert not (tmp_path / "m").exists()
 
 
+def test_a_model_in_parts_is_replaced_whole(model, adapter, tmp_path):
+    output = tmp_path / "m"
+    output.mkdir()
+    for name in ("config.json", "model.safetensors.index.json", "model-00001-of-00002.safetensors", "notes.txt"):
+        (output / name).write_text("{}")
+    assert export("--model", model, "--adapter", adapter, "--output", output, "--overwrite", "--samples", 0).returncode == 0
+    assert {p.name for p in output.glob("model*")} == {"model.safetensors"} and (output / "notes.txt").exists()
+
+
 def test_merge_must_be_asked_for(model, adapter, tmp_path):
     done = runs.llmft("export", "--model", model, "--adapter", adapter, "--output", tmp_path / "m")
     assert done.returncode == 2 and "--merge" in runs.error_lines(done)[0]

@@ -110,6 +110,7 @@ def test_completions(client):
 CHAT = "/v1/chat/completions"
 BAD = [
     ({"messages": []}, "messages"), ({}, "messages"), ({"messages": "hi"}, "messages"), ({"messages": [3]}, "messages[0]"),
+    ({"messages": [{"role": "user"}]}, "messages[0].content"), ({"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
     ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "messages[0].content"),
     ({"temperature": "hot"}, "temperature"), ({"temperature": 3}, "temperature"), ({"temperature": -1}, "temperature"),
@@ -292,6 +293,9 @@ def test_chat_from_a_pipe(model):
         assert said in done.stderr
     plain = runs.llmft("chat", "--model", model, "--device", "cpu", "--temperature", 0, "--max-tokens", 8, input="Hello.")
     assert plain.stdout and done.stdout.startswith(plain.stdout) and "Be brief" not in done.stdout
+    ask = lambda text, temperature=0: runs.llmft("chat", "--model", model, "--device", "cpu", "--temperature", temperature, "--max-tokens", 8, input=text)
+    assert ask("Hello.", 1e-39).stdout == plain.stdout  # 1 / temperature is no float
+    assert ask("Hello.\\\n").stdout == ask("Hello.\\\n\n").stdout != ""  # goes on, and ends with the file
 
 
 def test_every_line_from_a_pipe_is_answered(model):

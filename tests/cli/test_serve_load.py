@@ -129,6 +129,29 @@ def test_a_client_that_does_not_read_is_cut_off():
             connection.close()
 
 
+def test_a_client_that_reads_slowly_is_not_cut_off():
+    """Far longer than write_seconds, which is how long it may take nothing at all."""
+    with scripted("--max-context", "1000000", "--step-seconds", "0.00001", "--serve.write_seconds", "0.5") as server:
+        connection = server.raw()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        connection.sendall(post(question("slow 80000", stream=True)))
+        text, began = b"", time.monotonic()
+        while time.monotonic() - began < 3:
+            text += connection.recv(4096)
+            time.sleep(0.02)
+        while not text.endswith(b"0\r\n\r\n"):
+            more = connection.recv(1 << 16)
+            assert more, "cut off"
+            text += more
+        assert b"[DONE]" in text and time.monotonic() - began > 2.5
+        connection.close()
+
+
+def test_absolute_form(server):
+    answer = read_all(server.raw(b"GET http://localhost/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"))
+    assert status_of(answer) == 200
+
+
 def test_too_large(server):
     big = b"x" * 1_000_000
     assert server.error(CHAT, big)[0] == 413

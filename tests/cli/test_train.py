@@ -380,10 +380,14 @@ def test_overwrite_deletes_the_run_before(train, train_once, tmp_path):
     shutil.copytree(train_once("--deterministic", "--precision", "fp32", *FULL, "--strategy", "ddp").path,
                     tmp_path / "run")
     (tmp_path / "run/notes.txt").write_text("mine")
+    (tmp_path / "run/eval").mkdir()
+    for name in ("profile.csv", "eval/eval.csv"):
+        (tmp_path / "run" / name).write_text("of the run before\n")
     run = train(tmp_path / "run", "--overwrite", "--steps", 1)
     assert len(run.rows()) == 1 and run.checkpoints() == ["step-000001"]
     assert not (run.path / "model").exists() and (run.path / "adapter").exists()
     assert (run.path / "notes.txt").read_text() == "mine"
+    assert not (run.path / "profile.csv").exists() and not (run.path / "eval").exists()
 
 
 # --- loss scaling, early stop -----------------------------------------------------------------------------------------

@@ -262,6 +262,21 @@ def deterministic_on_three(at):
     return ["--deterministic", "--batch-packs", 3]
 
 
+@case("train.beta1, train.beta2: 1 and 0.999; both must be less than 1")
+def beta_of_one(at):
+    return ["--train.beta1", 1]
+
+
+@case("--epochs: '1e300' is not valid for train.epochs (0 to 1e+06 is needed)")
+def too_many_epochs(at):
+    return ["--steps", 0, "--epochs", "1e300"]
+
+
+@case("--resume, --overwrite: ", "give one of them")
+def resume_and_overwrite(at):
+    return ["--resume", "--overwrite"]
+
+
 class Place:
     def __init__(self, tmp, model, shards):
         self.tmp, self.model, self.shards = tmp, model, shards
@@ -376,6 +391,42 @@ def test_adapter_of_another_model(train_once, train_args, model, tmp_path):
     [error] = error_lines(done)
     assert name in error and "[4, 64]" in error and "[4, 128]" in error
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("change, says", [
+    ({"lora_bias": True}, "lora_bias is true"), ({"fan_in_fan_out": True}, "fan_in_fan_out is true"),
+    ({"trainable_token_indices": [1, 2]}, "trainable_token_indices is [1,2]"), ({"lora_alpha": -3}, "lora_alpha is not positive"),
+    ({"bias": "all"}, 'bias is "all"'), ({"use_dora": "x"}, 'use_dora is "x"'), ({"peft_type": None}, "peft_type is null"),
+    ({"r": "x"}, "not a PEFT adapter config")])
+def test_an_adapter_that_is_more_than_lora(train_once, train_args, tmp_path, change, says):
+    adapter = copy(train_once().path / "adapter", tmp_path / "adapter")
+    edit_json(adapter / "adapter_config.json", **change)
+    done = llmft(*train_args, "--output", tmp_path / "out", "--adapter", adapter)
+    assert done.returncode == 2
+    [error] = error_lines(done)
+    assert "adapter_config.json" in error and says in error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["train", "export"])
+def test_a_tensor_of_the_adapter_that_would_be_left_out(train_once, train_args, model, tmp_path, command):
+    adapter = copy(train_once().path / "adapter", tmp_path / "adapter")
+    tensors, _ = read_safetensors(adapter / "adapter_model.safetensors")
+    dtype, shape, data = next(t for n, t in tensors.items() if n.endswith("q_proj.lora_B.weight"))
+    tensors["base_model.model.model.layers.0.self_attn.q_proj.lora_B.bias"] = (dtype, shape[:1], data[:4 * shape[0]])
+    write_safetensors(adapter / "adapter_model.safetensors", tensors)
+    args = train_args if command == "train" else ["export", "--merge", "--device", "cpu", "--model", model]
+    done = llmft(*args, "--output", tmp_path / "out", "--adapter", adapter)
+    assert done.returncode == 2
+    [error] = error_lines(done)
+    assert "q_proj.lora_B.bias" in error and "plain LoRA" in error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["export", "plan", "serve", "chat", "tokenize"])
+def test_a_command_of_one_process_on_two_ranks(command):
+    done = llmft(command, ranks=2)
+    assert done.returncode == 2 and f"error: {command}: runs as one process, and was started as 2" in done.stderr
 
 
 # --- errors in the middle of a run ------------------------------------------------------------------------------------

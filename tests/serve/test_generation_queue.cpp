@@ -129,7 +129,7 @@ TEST_CASE("stop() and a breaking engine end every request") {
     bench.queue.stop();
     CHECK(outcome.wait() == FinishReason::cancelled);
     Outcome late;
-    CHECK_THROWS_AS(bench.ask("say late", late), QueueFull);
+    CHECK_THROWS_AS(bench.ask("say late", late), QueueEnding);
     CHECK(bench.failures == 0);
     CHECK(bench.queue.failure() == nullptr);
   }

@@ -48,6 +48,9 @@ struct LlamaConfig {
 // be there. UserError, naming file and key: no such file (and how to download one), not a Llama, impossible
 // or unsupported values.
 LlamaConfig load_llama_config(const std::filesystem::path& folder);
+// "hf download meta-llama/Llama-3.2-1B --local-dir DIR"; a folder that is called as a Llama model is that
+// one's.
+std::string download_command(const std::filesystem::path& folder);
 // The same from the text; `where` names it in errors.
 LlamaConfig parse_llama_config(std::string_view text, const std::string& where);
 

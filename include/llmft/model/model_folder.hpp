@@ -8,6 +8,7 @@
 #include "llmft/base/rng.hpp"
 #include "llmft/model/llama_tensors.hpp"
 #include "llmft/model/param_store.hpp"
+#include "llmft/model/safetensors.hpp"
 #include "llmft/precision/recipe.hpp"
 
 namespace llmft {
@@ -21,6 +22,8 @@ void load_model(const std::filesystem::path& folder, const LlamaTensors& tensors
 // What an adapter folder declares: PEFT's adapter_config.json, read as r, alpha, rsLoRA and target modules.
 // UserError for what is not plain LoRA on Llama's linears (DoRA, bias, rank patterns, other modules saved).
 AdapterSpec read_adapter_config(const std::filesystem::path& folder);
+// UserError for a tensor that these tensors' adapters do not have: it would be left out.
+void check_adapter_tensors(const TensorFolder& adapter, const LlamaTensors& tensors);
 // Loads adapter_model.safetensors into the masters. The store's tensors must have been made for this adapter.
 void load_adapter(const std::filesystem::path& folder, const LlamaTensors& tensors, ParamStore& store);
 // Collective; rank 0 writes adapter_model.safetensors and adapter_config.json, whole or not at all. base: the
@@ -28,6 +31,8 @@ void load_adapter(const std::filesystem::path& folder, const LlamaTensors& tenso
 void save_adapter(const std::filesystem::path& folder, const LlamaTensors& tensors, const std::string& base,
                   ParamStore& store, bool is_root);
 
+// What a Hugging Face folder has beside config and weights: tokenizer, generation config, chat template.
+void copy_beside_weights(const std::filesystem::path& source, const std::filesystem::path& folder);
 // Full fine-tuning's result, collective: rank 0 writes a Hugging Face folder (weights in `dtype`; config,
 // tokenizer and generation files copied from `source`).
 void save_model(const std::filesystem::path& folder, const std::filesystem::path& source,

@@ -19,6 +19,11 @@ class QueueFull : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+class QueueEnding : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
 class GenerationQueue {
  public:
   // Called on the queue's thread for every event of a request; must not block. After `finish` is not running
