@@ -14,6 +14,7 @@ Verdicts: fine-tuned beats pretrained beyond the interval, in every precision, m
 paired difference, with its interval, is smaller than half the interval of the score: an equivalence test); losses start and end
 where they must. Exit code 1 if one fails, 2 if something could not be run.
 
+WORK and OUTPUT are replaced, each if it is empty or has the mark of an earlier run (.llmft-quality); another folder is refused.
 OUTPUT gets quality.csv, agreement.csv, checks.csv, quality.json and runs/NAME/{config.yaml,run.json,steps.csv,eval.csv}
 (docs/formats.md); WORK the models, adapters, shards, answers and logs.
 """
@@ -41,6 +42,7 @@ COMMON = ["--strategy", "none", "--pack-tokens", 512, "--batch-packs", 1, "--tra
           "--train.beta2=0.98", "--validation.packs=0", "--checkpoint-every", 0, "--results", "", "--overwrite"]
 MODES = {"lora": ["--adapter-rank", 32, "--adapter-alpha", 64, "--lr", "3e-3"], "full": ["--adapter-rank", 0, "--lr", "2e-3"]}
 BASE = ["--adapter-rank", 0, "--lr", "3e-3", "--precision", "fp32"]
+MARK = ".llmft-quality"  # a file in WORK and OUTPUT: without it a folder is somebody else's
 TOLERANCE = 0.01  # nats, between two ways to compute the same loss in one precision
 LOG_V_TOLERANCE = 0.15  # random logits of standard deviation 0.2 to 0.3 cost 0.03 to 0.06 nats more than equal ones
 
@@ -72,6 +74,20 @@ class NoSuchPrecision(UserError):
     pass
 
 
+def may_be_replaced(folder):
+    """An earlier run's, told by its mark, or an empty one: nothing else is ever deleted."""
+    if folder.exists() and not (folder.is_dir() and ((folder / MARK).is_file() or not any(folder.iterdir()))):
+        raise UserError(f"{folder}: is there and was not made by this program (it has no {MARK}), so it is not replaced; move it away, or name another folder")
+
+
+def fresh(folder):
+    may_be_replaced(folder)
+    if folder.exists():
+        shutil.rmtree(folder.resolve())
+    folder.mkdir(parents=True)
+    (folder / MARK).write_text("made by tools/quality.py, which replaces this folder when it runs again\n")
+
+
 class Programs:
     def __init__(self, args):
         self.args, self.logs = args, args.work / "logs"
@@ -79,8 +95,12 @@ class Programs:
         if not os.access(self.program, os.X_OK):
             raise UserError(f"{args.program}: no program there; build it ('make'), or give --program")
         self.env = dict(os.environ, NO_COLOR="1", OMP_NUM_THREADS="1", OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
-        shutil.rmtree(args.work, ignore_errors=True)
-        self.logs.mkdir(parents=True)
+        work, output = args.work.resolve(), args.output.resolve()
+        if work == output or work in output.parents or output in work.parents:
+            raise UserError(f"--work {args.work} and --output {args.output}: one lies in the other, and each is replaced as a whole; name two folders apart")
+        may_be_replaced(args.output)  # before hours of work
+        fresh(args.work)
+        self.logs.mkdir()
 
     def llmft(self, name, *command):
         log = self.logs / f"{name}.log"
@@ -254,7 +274,7 @@ def write_table(path, rows):
 
 def gather(args, runs, tables, summary):
     """The small results in OUTPUT: the tables, and of runs, the first seed's, what a report draws."""
-    shutil.rmtree(args.output, ignore_errors=True)
+    fresh(args.output)
     for name in ["base", *(names[0] for names in runs.values())]:
         to = args.output / "runs" / name
         to.mkdir(parents=True)
@@ -287,16 +307,12 @@ def show(gains, agreement, checks):
         print(f"FAILS: {r['run']}: {r['check']}: {r['value']:.6g}, expected {r['expected']:.6g} +- {r['tolerance']:.3g}")
 
 
-def main():
-    args, started = parse_args(), time.monotonic()
-    try:
-        programs = Programs(args)
-        data = prepare(programs, args.work)
-        runs, refused = train_and_evaluate(programs, args)
-        gains, agreement, checks = judge(args, data, runs)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+def study(args):
+    started = time.monotonic()
+    programs = Programs(args)
+    data = prepare(programs, args.work)
+    runs, refused = train_and_evaluate(programs, args)
+    gains, agreement, checks = judge(args, data, runs)
     failed = [row for table in (gains, agreement, checks) for row in table if row["verdict"] != "holds"]
     summary = {"holds": not failed, "failed": len(failed), "seconds": round(time.monotonic() - started, 1), "data": data,
                "settings": {k: str(v) if isinstance(v, pathlib.Path) else v for k, v in vars(args).items() if k != "program"}, "left_out": refused}
@@ -306,6 +322,18 @@ def main():
         print(f"left out: {precision}: {why}")
     print(f"\n{'every verdict holds' if not failed else f'{len(failed)} verdicts FAIL'}; {args.output}, {summary['seconds']:.0f} s")
     return 1 if failed else 0
+
+
+def main():
+    try:
+        return study(parse_args())
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+    except FileNotFoundError as error:  # of what llmft should have written
+        print(f"error: {error.filename}: is not there, though every program ended well; see their logs (WORK/logs)", file=sys.stderr)
+    except OSError as error:
+        print(f"error: {f'{error.filename}: {error.strerror}' if error.filename else error}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

@@ -125,3 +125,32 @@ def test_a_missing_program_is_one_line(tmp_path):
                            "--output", tmp_path / "out"], capture_output=True, text=True)
     assert done.returncode == 2 and "none" in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def quality(tmp_path, program="/bin/true", work="work", out="out"):
+    done = subprocess.run([sys.executable, runs.ROOT / "tools/quality.py", "--program", program, "--work", tmp_path / work,
+                           "--output", tmp_path / out], capture_output=True, text=True, cwd=runs.ROOT)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and done.stderr.startswith("error: "), done.stderr
+    return done.stderr
+
+
+@pytest.mark.parametrize("foreign", ["work", "out"])
+def test_a_folder_of_somebody_else_is_never_deleted(tmp_path, foreign):
+    (tmp_path / foreign).mkdir()
+    (tmp_path / foreign / "thesis.tex").write_text("years of work")
+    said = quality(tmp_path)
+    assert str(tmp_path / foreign) in said and "was not made by this program" in said
+    assert (tmp_path / foreign / "thesis.tex").read_text() == "years of work"
+    assert [path.name for path in tmp_path.iterdir()] == [foreign]  # nothing was begun
+
+
+def test_its_own_folder_is_replaced_and_one_within_the_other_is_refused(tmp_path):
+    quality(tmp_path)
+    (tmp_path / "work/old").write_text("of the run before")
+    quality(tmp_path)
+    assert not (tmp_path / "work/old").exists()
+    assert "one lies in the other" in quality(tmp_path, out="work/out")
+
+
+def test_a_program_that_ends_well_and_wrote_nothing_is_one_line(tmp_path):
+    assert "shards/manifest.json: is not there" in quality(tmp_path)
