@@ -78,10 +78,31 @@ def place(row: Cell) -> tuple:
     )
 
 
+def check_cells(rows: list[Cell]) -> None:
+    """Every number that is used later is one."""
+    for row in rows:
+        if row.text("command") not in SCORES:
+            place(row)
+
+
+def read_comm(path: pathlib.Path, date: str) -> list[dict[str, str]]:
+    """Rows of comm.csv, of what bench_comm has printed."""
+    lines = read._open_text(path).splitlines()
+    head = re.fullmatch(r"(\d+) ranks, (.+)", lines[0]) if lines else None
+    if head is None:
+        raise UserError(f"{path}:1: is not what bench_comm prints (its first line is 'N ranks, DEVICE')")
+    found = []
+    for line in lines[2:]:
+        fields = re.fullmatch(r"(\S+)\s+(.+?)\s+(\d+)\s+([\d.]+)\s+([\d.]+)\s+([\d.]+)", line)
+        if fields:
+            names = ("collective", "of", "bytes", "time_us", "algbw_gb_s", "busbw_gb_s")
+            found.append({"time_utc": date, "device": head[2], "ranks": head[1], **dict(zip(names, fields.groups()))})
+    return found
+
+
 class Collector:
     def __init__(self, measured: pathlib.Path, changes: dict[str, str]):
         self.measured, self.changes = measured, changes
-        (measured / "runs").mkdir(parents=True, exist_ok=True)
         self.tables = {name: read_cells(measured / name) for name in CELL_TABLES}
         self.names = {row.text("run") for rows in self.tables.values() for row in rows}
         # a row may have come without its run: by what makes it one measurement, and unlikely another
@@ -97,6 +118,10 @@ class Collector:
         self.commits: dict[str, str] = {}  # by name here
         self.deterministic: set[str] = set()
         self.rows = self.copied = self.dropped = 0
+        for rows in self.tables.values():
+            check_cells(rows)
+        for name, keys in TABLES.items():
+            read_table(measured / name, keys)
 
     def unused(self, name: str) -> str:
         new, count = name, 1
@@ -132,7 +157,7 @@ class Collector:
             self.renamed[run.name, str(run.report.get("config_hash", "")), str(run.report.get("device", ""))] = name
             self.commits[name] = str((run.report.get("build") or {}).get("git") or "")
             target = self.measured / "runs" / name
-            target.mkdir()
+            target.mkdir(parents=True)
             for file in (path / small for small in SMALL if (path / small).is_file()):
                 if file.stat().st_size > LARGEST:
                     print(f"note: {file} is larger than {LARGEST >> 20} MiB and is left out")
@@ -171,18 +196,7 @@ class Collector:
         write_table(self.measured / path.name, list(there.values()))
 
     def take_comm(self, path: pathlib.Path, date: str) -> None:
-        lines = path.read_text().splitlines()
-        head = re.fullmatch(r"(\d+) ranks, (.+)", lines[0]) if lines else None
-        if head is None:
-            raise UserError(f"{path}:1: is not what bench_comm prints (its first line is 'N ranks, DEVICE')")
-        found = []
-        for line in lines[2:]:
-            fields = re.fullmatch(r"(\S+)\s+(.+?)\s+(\d+)\s+([\d.]+)\s+([\d.]+)\s+([\d.]+)", line)
-            if fields:
-                names = ("collective", "of", "bytes", "time_us", "algbw_gb_s", "busbw_gb_s")
-                found.append(
-                    {"time_utc": date, "device": head[2], "ranks": head[1], **dict(zip(names, fields.groups()))}
-                )
+        found = read_comm(path, date)
         keys = TABLES["comm.csv"]
         old = [row.fields for row in read_table(self.measured / "comm.csv", keys)]
         known = {tuple(row[k] for k in keys) for row in old}
@@ -194,10 +208,10 @@ class Collector:
         """What tools/quality.py has left is one study: it replaces the one that is here."""
         place, target = self.measured / "quality", self.measured / ".quality.part"
         shutil.rmtree(target, ignore_errors=True)
-        target.mkdir()
+        target.mkdir(parents=True)
         for name in (*QUALITY, "quality.json"):
             if (folder / name).is_file():
-                text = (folder / name).read_text(encoding="utf-8")
+                text = read._open_text(folder / name)
                 (target / name).write_text(re.sub(r'(": ")/[^"]*/([^"/]+")', r"\1\2", text), encoding="utf-8")
         for path in read.find_runs(folder / "runs"):
             (target / "runs" / path.name).mkdir(parents=True)
@@ -207,7 +221,7 @@ class Collector:
         target.rename(place)
 
     def check(self, folder: pathlib.Path) -> None:
-        """What would be found out too late."""
+        """All that is taken is read once before anything is copied: an error leaves docs/measured as it was."""
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder")
         if self.measured.resolve() in (folder.resolve(), *folder.resolve().parents):
@@ -216,8 +230,21 @@ class Collector:
             for name, columns in QUALITY.items():
                 if not read_table(path.parent / name, columns):
                     raise UserError(f"{path.parent / name}: is missing or empty, so this is no whole study of tools/quality.py")
+            if (path.parent / "quality.json").is_file():
+                read._open_text(path.parent / "quality.json")
+        for path in self.outside(read.find_runs(folder)):
+            read.read_run(path)
+        for name in CELL_TABLES:
+            for path in self.outside(folder.rglob(name)):
+                check_cells(read_cells(path))
+        for name, keys in TABLES.items():
+            for path in self.outside(folder.rglob(name)):
+                read_table(path, keys)
+        for path in self.outside(folder.rglob("comm.txt")):
+            read_comm(path, "")
 
     def take(self, folder: pathlib.Path) -> None:
+        self.measured.mkdir(parents=True, exist_ok=True)
         self.take_runs(folder)
         dates = []
         for name in CELL_TABLES:

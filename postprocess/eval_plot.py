@@ -1,6 +1,7 @@
 """Draws the scores of `llmft eval`, base against adapter with their 95 % intervals, as <out>/eval.svg and eval.png."""
 import argparse
 import csv
+import math
 import pathlib
 import sys
 
@@ -21,14 +22,32 @@ class UserError(Exception):
 def read(folder: pathlib.Path) -> list[dict[str, str]]:
     path = folder / "eval.csv"
     try:
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
-            rows = list(reader)
+            columns, rows = reader.fieldnames, list(reader)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give the folder that 'llmft eval' made") from None
-    if reader.fieldnames != COLUMNS or not rows:
-        raise UserError(f"{path}: is not a table of 'llmft eval' (its columns must be {', '.join(COLUMNS)})")
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: is not a table ({error}); it is damaged or another file") from None
+    if columns != COLUMNS or not rows:
+        raise UserError(f"{path}: is not a table of 'llmft eval' (its columns must be {', '.join(COLUMNS)}, with a row below)")
+    for number, row in enumerate(rows, 2):
+        check(f"{path}:{number}", row)
+    if missing := {row["metric"] for row in rows} - {row["metric"] for row in rows if row["system"] == "base"}:
+        raise UserError(f"{path}: has no row of the base for {', '.join(sorted(missing))}; it is torn or was edited")
     return rows
+
+
+def check(where: str, row: dict[str, str]) -> None:
+    if None in row or None in row.values():
+        raise UserError(f"{where}: has not {len(COLUMNS)} fields (the line is torn or was edited)")
+    for column in ("samples", "value", "low", "high", *(("p",) if row["system"] == "difference" else ())):
+        try:
+            number = int(row[column]) if column == "samples" else float(row[column])
+        except ValueError:
+            raise UserError(f"{where}: {column} '{row[column][:40]}' is not a number; mend or remove the line") from None
+        if not math.isfinite(number):
+            raise UserError(f"{where}: {column} is {row[column]}, which cannot be drawn")
 
 
 def panel(axes, rows: list[dict[str, str]], metrics: list[str]) -> None:

@@ -142,7 +142,7 @@ class RunFacts:
         """(label, run): the device and batch with the most kinds, one run of each mode, precision, strategy, mode of FSDP."""
         groups: dict[tuple, dict[tuple, Run]] = {}
         for run in self.m.runs.values():
-            if not (run.path / "memory.csv").is_file() or run.config.get("deterministic") == "true":
+            if run.config.get("deterministic") == "true" or not run_files.measured_memory(run):
                 continue
             key = (run.report.get("device"), run.config.get("train.pack_tokens"))
             sharding = run.config.get("fsdp_mode", "") if run.strategy in ("fsdp", "hsdp") else ""

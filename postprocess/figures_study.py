@@ -151,8 +151,8 @@ def memory_parts(facts: Facts) -> Drawn:
         raise NotMeasured("no run with a memory.csv")
     bars = []
     for name, run in chosen:
-        ranks = run_files.memory(run)
-        fullest = max(ranks, key=lambda r: ranks[r]["peak"]["bytes"] or 0)
+        ranks = run_files.measured_memory(run)
+        fullest = max(ranks, key=lambda r: ranks[r]["peak"]["bytes"])
         bars.append((name, ranks[fullest]))
     parts = [p for p in PARTS if any((of.get(p) and of[p]["bytes"] or 0) > 5e6 for _, of in bars)]
     names = [name for name, _ in bars]

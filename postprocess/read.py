@@ -299,6 +299,18 @@ def find_runs(folder: pathlib.Path) -> list[pathlib.Path]:
     return sorted(found)
 
 
+def without_report(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Folders with files of a run but no run.json, at any depth: read_runs leaves them out."""
+    found = []
+    for at, folders, files in os.walk(folder):
+        if "run.json" in files:
+            folders.clear()
+        elif {"config.yaml", "steps.csv", "memory.csv", "timing.csv"} & set(files):
+            found.append(pathlib.Path(at))
+            folders.clear()
+    return sorted(found)
+
+
 def read_runs(folder: pathlib.Path) -> list[Run]:
     """Training runs under `folder`, oldest first; none if there is no such folder."""
     runs = [read_run(path) for path in find_runs(folder)]

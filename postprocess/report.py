@@ -12,7 +12,7 @@ import subprocess
 import sys
 
 from measured import Measured, read_measured
-from read import UserError
+from read import UserError, without_report
 from reference import Reference
 
 EXAMPLES = """examples:
@@ -88,6 +88,14 @@ def build(measured: Measured, out: pathlib.Path) -> list[pathlib.Path]:
     return [out / name for name in ("report.md", "report.html", "slides.html")]
 
 
+def tell_of_skipped(folders: list[pathlib.Path]) -> None:
+    skipped = [path for folder in folders for path in without_report(folder)]
+    if skipped:
+        names = ", ".join(map(str, skipped[:5])) + (f" and {len(skipped) - 5} more" if len(skipped) > 5 else "")
+        what = "1 run folder has" if len(skipped) == 1 else f"{len(skipped)} run folders have"
+        print(f"warning: {what} no run.json and went unread: {names}", file=sys.stderr)
+
+
 def print_pdf(path: pathlib.Path) -> pathlib.Path:
     program = next((found for name in CHROMIUM if (found := shutil.which(name))), None)
     if program is None:
@@ -112,6 +120,7 @@ def main(args: list[str] | None = None) -> int:
     options = arguments(args)
     try:
         made = build(read_measured(options.measured, options.runs), options.out)
+        tell_of_skipped([options.runs or options.measured / "runs", options.measured / "quality/runs"])
         if options.pdf:
             made += [print_pdf(path) for path in made if path.suffix == ".html"]
     except UserError as error:

@@ -37,8 +37,8 @@ def memory_section(facts: Facts, picture) -> list[Block]:
         return [*out, Paragraph(say("Memory by part: {it}.", it=None))]
     body, activations = [], []
     for name, run in runs:
-        ranks = run_files.memory(run)
-        fullest = max(ranks.values(), key=lambda parts: parts["peak"]["bytes"] or 0)
+        ranks = run_files.measured_memory(run)
+        fullest = max(ranks.values(), key=lambda parts: parts["peak"]["bytes"])
         sizes = [
             (fullest[part]["bytes"] or 0, fullest[part].source("bytes")) if part in fullest else (None, "")
             for part in PARTS

@@ -27,6 +27,11 @@ def memory(run: Run) -> dict[int, dict[str, Row]]:
     return of
 
 
+def measured_memory(run: Run) -> dict[int, dict[str, Row]]:
+    """Of the ranks whose peak is known: a run that was cut off leaves a header alone."""
+    return {rank: parts for rank, parts in memory(run).items() if "peak" in parts and parts["peak"]["bytes"]}
+
+
 def timing(run: Run) -> dict[int, dict[str, Row]]:
     of: dict[int, dict[str, Row]] = {}
     for row in table(run, "timing.csv", ("rank", "phase", "seconds", "count")):

@@ -117,6 +117,25 @@ def test_a_transcribed_row_gives_way(tmp_path):
     assert "old" not in names and "lonely" in names
 
 
+def test_an_error_comes_before_anything_is_copied(tmp_path):
+    taken, target = study.Study().write(tmp_path / "taken"), tmp_path / "measured"
+    table = taken / "benchmarks.csv"
+    whole = table.read_bytes()
+    for spoil, mend, said in (
+        (lambda: table.write_bytes(whole[: whole.rstrip().rfind(b",") - 40]), lambda: table.write_bytes(whole), "benchmarks.csv:"),
+        (lambda: (taken / "comm.txt").write_bytes(b"2 ranks, \xff\n"), (taken / "comm.txt").unlink, "comm.txt: is not UTF-8"),
+    ):
+        spoil()
+        done = run("collect.py", taken, "--measured", target)
+        assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1, done.stderr
+        assert not target.exists()
+        mend()
+    assert run("collect.py", taken, "--measured", target).returncode == 0
+    names = {row["run"] for row in rows_of(target / "benchmarks.csv")}
+    assert not any("-v2" in name for name in names)
+    assert {path.name for path in (target / "runs").iterdir()} <= names | {row["run"] for row in rows_of(target / "variants.csv")}
+
+
 def test_bad_arguments(tmp_path):
     done = run("collect.py", tmp_path / "nothing", "--measured", tmp_path / "m")
     assert done.returncode == 2 and "no such folder" in done.stderr

@@ -193,3 +193,16 @@ def test_figure(both, tmp_path):
     assert (tmp_path / "eval.png").stat().st_size > 5000
     done = subprocess.run([sys.executable, runs.ROOT / "postprocess/eval_plot.py", tmp_path / "none"], capture_output=True, text=True)
     assert done.returncode == 2 and "eval.csv" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("text, says", [
+    ("", "is not a table"),
+    ("metric,system,samples,value,low,high,p\n", "is not a table"),
+    ("metric,system,samples,value,low,high,p\nBLEU,base,9,good,1,2,\n", "eval.csv:2: value 'good' is not a number"),
+    ("metric,system,samples,value,low,high,p\nBLEU,base,9,1\n", "eval.csv:2: has not 7 fields"),
+    ("metric,system,samples,value,low,high,p\nBLEU,adapter,9,1,1,2,\n", "no row of the base"),
+])
+def test_a_damaged_table_is_one_line(tmp_path, text, says):
+    (tmp_path / "eval.csv").write_text(text)
+    done = subprocess.run([sys.executable, runs.ROOT / "postprocess/eval_plot.py", tmp_path], capture_output=True, text=True)
+    assert done.returncode == 2 and says in done.stderr and done.stderr.count("\n") == 1, done.stderr

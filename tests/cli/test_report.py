@@ -212,6 +212,17 @@ def test_bad_input(built, tmp_path, spoil, says):
     assert not (tmp_path / "out").exists()
 
 
+def test_run_folders_without_a_report_and_tables_without_rows_are_told_of(built, tmp_path):
+    folder = shutil.copytree(built[0], tmp_path / "m")
+    for path in folder.rglob("memory.csv"):
+        path.write_text(path.read_text().splitlines()[0] + "\n")
+    (folder / "runs/packed/run.json").unlink()
+    done = run("report.py", "--measured", folder, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("warning: 1 run folder has no run.json") and str(folder / "runs/packed") in done.stderr
+    assert not (tmp_path / "out/figures/memory_parts.svg").exists()
+
+
 def test_a_reference_without_a_source_is_refused(tmp_path):
     shutil.copytree(reference.REFERENCE, tmp_path / "reference")
     path = tmp_path / "reference/peers.csv"
