@@ -20,7 +20,7 @@ from read import UserError
 
 EXAMPLES = """examples:
   python postprocess/collect.py gpu-runs/report gpu-runs/runs --set model=llama-3.2-1b-random --set data=letters-1024
-  python postprocess/collect.py visit --set model=llama-3.2-1b-random --set data:shards512=letters-512 --set data:shards1024=letters-1024
+  python postprocess/collect.py gpu --set model=llama-3.2-1b-random --set data:shards512=letters-512 --set data:shards1024=letters-1024
   python postprocess/collect.py results runs --measured docs/measured
 """
 CELL_TABLES = ("benchmarks.csv", "variants.csv")

@@ -16,7 +16,7 @@ PEERS = ("PEFT", "Liger", "Unsloth")
 class Value:
     value: float
     source: str
-    here: bool = True  # measured in the same visit as ours; else published, or of another visit
+    here: bool = True  # measured in the same measurement run as ours; else published, or of another measurement run
     row: Row | None = None
     same_batch: bool = True  # as many tokens a step as ours
 
@@ -131,7 +131,7 @@ class Facts(ScalingFacts, RunFacts, QualityFacts):
         return stat(self.single.get(setting, {}).get(precision, ()), column)
 
     def peer(self, setting: Setting, system: str, precision: str, column: str = "tokens_per_s") -> Value | None:
-        """The fastest form of a peer at a setting: beside ours if it was run there, else of an earlier visit."""
+        """The fastest form of a peer at a setting: beside ours if it was run there, else of an earlier measurement run."""
         ours = [row for rows in self.single.get(setting, {}).values() for row in rows]
 
         def alike(row: Cell) -> bool:
@@ -218,9 +218,9 @@ class Facts(ScalingFacts, RunFacts, QualityFacts):
         if not values:
             return "Peers: not measured."
         if all(v.here for v in values):
-            return "Peers ran beside ours in the same visit."
+            return "Peers ran beside ours in the same measurement run."
         return (
-            "Peers ran in another visit than ours."
+            "Peers ran in another measurement run than ours."
             if not any(v.here for v in values)
-            else "Some peers ran in another visit than ours."
+            else "Some peers ran in another measurement run than ours."
         )

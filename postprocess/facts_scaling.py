@@ -135,7 +135,7 @@ class ScalingFacts:
         return list(found.values())
 
     def beside(self, device: str, mode: str, strategy: str, system: str) -> tuple[Scaled, Scaled, bool] | None:
-        """(ours, a peer's, whether in one visit): bf16, the most ranks that both have; ours is the newest of the peer's visit."""
+        """(ours, a peer's, whether in one measurement run): bf16, the most ranks that both have; ours is the newest of the peer's measurement run."""
         bf16 = [s for s in self.scaled_at(device, newest=False, mode=mode, precision="bf16", strategy=strategy)]
         ours = [s for s in bf16 if s.system == "llmft" and s.sharding in ("", "full_shard")]
         pairs = [

@@ -28,7 +28,7 @@ def abstract(facts: Facts) -> list[Block]:
                 tail = say(
                     "; that is {list}, {when}",
                     list=join(comparisons),
-                    when="measured beside it" if together else "measured in another visit",
+                    when="measured beside it" if together else "measured in another measurement run",
                 )
             sentences.append(
                 say(

@@ -8,7 +8,7 @@ from report_results import PEERS, STUDY, setting_title
 from style import short_device
 
 TRAINS = {"lora": "LoRA", "full": "Full fine-tuning"}
-ELSEWHERE = 0.05  # relative: two visits' peers differ by less
+ELSEWHERE = 0.05  # relative: two measurement runs' peers differ by less
 
 
 def shares_text(shares: list[float]):

@@ -140,7 +140,7 @@ def section(facts: Facts) -> list[Block]:
         Paragraph(
             say(
                 "**Peers** are the same model shape, adapter and tokens in transformers with PEFT, with Liger's kernels, and in Unsloth, run by `tools/peers/`: batches of equal length, or of OpenOrca's lengths padded to the longest, the last part of each sequence supervised, median step. "
-                "Where a figure is from another visit than ours it is marked; a peer that was run in several forms is shown by its fastest. Peak memory of peers is what their allocator counts."
+                "Where a figure is from another measurement run than ours it is marked; a peer that was run in several forms is shown by its fastest. Peak memory of peers is what their allocator counts."
             )
         )
     )

@@ -20,24 +20,24 @@ def spread(values: tuple[float, float, str] | None, shown) -> object:
     return low if low == high else say("{low} to {high}", low=low, high=high)
 
 
-def of(value: "Stat | Value | None", digits: int | None = None, unit: str = "") -> Num:
+def of(value: Stat | Value | None, digits: int | None = None, unit: str = "") -> Num:
     return MISSING if value is None else number(value.value, value.source, digits, unit)
 
 
-def rate(value: "Stat | Value | None") -> Num:
+def rate(value: Stat | Value | None) -> Num:
     return MISSING if value is None else number(value.value, value.source, 0)
 
 
-def over(a: "Stat | Value | None", b: "Stat | Value | None") -> Num:
+def over(a: Stat | Value | None, b: Stat | Value | None) -> Num:
     return MISSING if a is None or b is None else times(ratio(a.value, b.value), f"{a.source}; {b.source}")
 
 
-def memory(value: "Stat | Value | None") -> Num:
+def memory(value: Stat | Value | None) -> Num:
     return MISSING if value is None else gigabytes(value.value, value.source)
 
 
 def aside(value: Value | None, shown: Num):
-    """A peer's figure; of another visit, or another batch, it is marked."""
+    """A peer's figure; of another measurement run, or another batch, it is marked."""
     if value is None or (value.here and value.same_batch):
         return shown
     return say("{it} " + ("" if value.here else "†") + ("" if value.same_batch else "‡"), it=shown)
@@ -79,7 +79,7 @@ def main_table(facts: Facts) -> Block:
     head += [word for system in PEERS for word in (system, "llmft over it")]
     device = short_device(setting.device) if setting else None
     caption = say(
-        "Samples a second at the original's setting ({words}){on}. † not in the same visit. Of a peer's forms the fastest.",
+        "Samples a second at the original's setting ({words}){on}. † not in the same measurement run. Of a peer's forms the fastest.",
         words=original_words(facts),
         on=say(", one {device}", device=Name(device)) if device else (),
     )
@@ -111,7 +111,7 @@ def resources_table(facts: Facts) -> Block:
         head,
         rows,
         say(
-            "The same runs: memory, energy and utilization. MFU counts the operations of a plain implementation that computes logits of supervised tokens alone. † not in the same visit."
+            "The same runs: memory, energy and utilization. MFU counts the operations of a plain implementation that computes logits of supervised tokens alone. † not in the same measurement run."
         ),
         strong=(2,),
     )
@@ -174,7 +174,7 @@ def setting_table(facts: Facts, s: Setting) -> list[Block]:
             say("Tokens/s counts real tokens: packs have no padding, peers pad a batch to its longest sample.")
         )
     if marked:
-        notes.append(say("† not in the same visit."))
+        notes.append(say("† not in the same measurement run."))
     if other_batch:
         notes.append(say("‡ at another number of tokens a step."))
     sources = {row.text("source") for rows_ in facts.single[s].values() for row in rows_} - {""}

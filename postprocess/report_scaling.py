@@ -128,7 +128,7 @@ def beside_peers(facts: Facts, device: str) -> list:
             for strategy in ("ddp", "fsdp"):
                 if pair := facts.beside(device, mode, strategy, system):
                     mine, theirs, together = pair
-                    where = "" if together else " (another visit)"
+                    where = "" if together else " (another measurement run)"
                     parts.append(
                         say(
                             "{x} {system}'s with {s}{where}",

@@ -49,7 +49,7 @@ def precision_findings(facts: Facts) -> list:
         for system in PEERS:
             peer, mine = facts.peer(s, system, "bf16"), facts.ours(s, "bf16", "tokens_per_s")
             if peer and mine:
-                mark = "" if peer.here else ", another visit"
+                mark = "" if peer.here else ", another measurement run"
                 padded.append(
                     say("{x} {system}'s ({t}{mark})", x=over(mine, peer), system=Name(system), t=rate(peer), mark=mark)
                 )
