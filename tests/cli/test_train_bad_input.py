@@ -3,13 +3,11 @@ import ctypes
 import json
 import os
 import shutil
-import signal
 import subprocess
 import time
 
 import pytest
-from runs import (BINARY, ENV, TINY, Run, contents, error_lines, finish, llmft, make_shards, rank_pids, read_safetensors,
-                  start, wait_for_step, write_safetensors)
+from runs import BINARY, ENV, Run, contents, error_lines, llmft, make_shards, read_safetensors, write_safetensors
 
 Q_PROJ = "model.layers.1.self_attn.q_proj.weight"
 

@@ -2,10 +2,10 @@
 # Stands in for llmft where a test is about what the scripts do, not about training: it keeps the contract that they rely
 # on (docs/slurm.md) and can be told to fail. It needs no MPI: Slurm's variables say which rank this is.
 #   FAKE_INFO=single      every rank believes to be alone, as with the wrong PMI
-#   FAKE_INFO_UNTIL=FILE  'info' ends when there is this file, and signals kill it
+#   FAKE_INFO_UNTIL=FILE  'info' ends when there is this file, and signals kill it; FILE.waiting says that it has begun
 #   FAKE_FAIL=PATTERN     'train' exits with 3 when the output folder's name matches
 #   FAKE_UNTIL=FILE       'train' ends when there is this file; SIGUSR1 and SIGTERM end it with a checkpoint
-#   FAKE_DEAF=1           'train' ignores these signals
+#   FAKE_DEAF=1           'train' ignores these signals; OUTPUT/heard says that SIGUSR1 came
 #   FAKE_DIE=1            'train': the last rank kills itself
 rank=${SLURM_PROCID:?} ranks=${SLURM_STEP_NUM_TASKS:?}
 command=$1
@@ -16,6 +16,7 @@ wait_for() {
 }
 
 info() {
+  [ -z "${FAKE_INFO_UNTIL:-}" ] || : >"$FAKE_INFO_UNTIL.waiting"
   wait_for "${FAKE_INFO_UNTIL:-}"
   [ "${FAKE_INFO:-}" = single ] && rank=0
   echo "rank $rank: host $(hostname), GPUs ${CUDA_VISIBLE_DEVICES:-none}, fence $SLURM_PMIX_FENCE"
@@ -44,6 +45,7 @@ train() {
   case ${output##*/} in ${FAKE_FAIL:-}) fails=yes ;; esac
   # a checkpoint takes all ranks: with one that fails there is none, though Slurm sends SIGTERM to the others
   if [ -n "${FAKE_DEAF:-}$fails" ]; then trap '' USR1 TERM; else trap stop USR1 TERM; fi
+  if [ -n "${FAKE_DEAF:-}" ]; then trap ': >"$output/heard"' USR1; fi
   echo "rank $rank of $ranks on $(hostname), GPUs ${CUDA_VISIBLE_DEVICES:-none}" >>"$output/ranks"
   if [ -n "${FAKE_DIE:-}" ] && [ "$((rank + 1))" = "$ranks" ]; then kill -KILL $$; fi
   wait_for "${FAKE_UNTIL:-}"

@@ -6,8 +6,6 @@ import time
 
 import pytest
 
-from conftest import ON_FOUR_NODES
-
 SCRIPTS = ("preprocess.sh", "train.sh", "scaling_ddp.sh", "scaling_fsdp.sh", "precision_study.sh")
 
 
@@ -205,11 +203,17 @@ def test_other_settings_are_other_cells(fake, runs):
 # --- back into the queue -----------------------------------------------------------------------------------------
 
 
+def waiting(go):
+    """There once a rank's 'llmft info' waits for go: the script has set its traps by then."""
+    return go.with_name("go.waiting")
+
+
 @pytest.fixture
 def go(place):
     """A file that jobs wait for, not there yet."""
     file = place / "go"
-    file.unlink(missing_ok=True)
+    for old in (file, waiting(file)):
+        old.unlink(missing_ok=True)
     return file
 
 
@@ -235,7 +239,7 @@ def test_no_cell_is_started_when_time_is_nearly_over(fake, runs, go):
     """The ranks finished in spite of the signal: that cell counts, the next one waits for the new start."""
     job = start(fake, runs, go, "scaling_ddp.sh", rank_counts="2 1", FAKE_DEAF=1)
     fake.cluster.run("scancel", "--batch", "--signal=USR1", job.id)
-    time.sleep(1)  # for the signal to come before the ranks' end
+    job.wait_until(lambda: any(runs.glob("*/heard")), "ranks that heard the signal")  # the script has, before them
     go.touch()
     job.wait_for_requeue()
     assert "1 cells run, 1 finished before, 0 failed" in job.wait()
@@ -268,8 +272,7 @@ def test_an_old_mark_is_no_reason_to_requeue(fake, runs):
 def test_preempted_while_it_starts(fake, runs, go):
     """Before the program catches signals: it dies of SIGTERM, and the job must come back all the same."""
     job = fake.submit("train.sh", output="runs/one", FAKE_INFO_UNTIL=go)
-    job.wait_until(lambda: job.state == "RUNNING", "running")
-    time.sleep(1)
+    job.wait_until(waiting(go).exists, "waiting ranks")
     fake.cluster.run("sbatch", "--partition=urgent", "--nodes=4", "--exclusive", "--output=/dev/null", "--wrap=sleep 0.2")
     job.wait_for_requeue()
     go.touch()
@@ -280,8 +283,7 @@ def test_preprocessing_is_requeued_at_once(fake, runs, go):
     """Its finished shards are the checkpoint."""
     job = fake.submit("preprocess.sh", options=("--ntasks-per-node=1",), input="inputs/tiny/sample.parquet", tokenizer="inputs/tiny/model",
                       FAKE_INFO_UNTIL=go)
-    job.wait_until(lambda: job.state == "RUNNING", "running")
-    time.sleep(1)
+    job.wait_until(waiting(go).exists, "waiting ranks")
     fake.cluster.run("scancel", "--batch", "--signal=USR1", job.id)
     job.wait_until(lambda: job.field("Restarts") == "1", "requeued")
     assert "the time limit is near; requeueing job" in job.text()
