@@ -9,7 +9,7 @@ REPRODUCE = """make                                              # builds ./llmf
 sbatch slurm/precision_study.sh                   # or: make study, without SLURM
 sbatch slurm/scaling_ddp.sh
 sbatch slurm/scaling_fsdp.sh
-python postprocess/collect.py results runs        # into docs/measured
+.venv/bin/python postprocess/collect.py results runs  # into docs/measured
 make report                                       # docs/report.md, report.html, slides.html
 """
 
