@@ -15,8 +15,7 @@ namespace {
 
 std::string text_of(const Tokenizer& tokenizer, std::span<const int32_t> tokens) {
   std::vector<TokenId> ids(tokens.begin(), tokens.end());
-  std::string bytes = tokenizer.decode(ids), out;
-  return bytes;
+  return tokenizer.decode(ids);
 }
 
 }  // namespace

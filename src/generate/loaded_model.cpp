@@ -1,7 +1,6 @@
 #include "llmft/generate/loaded_model.hpp"
 
 #include <algorithm>
-#include <cstdlib>
 
 #include <nlohmann/json.hpp>
 #include <sched.h>
@@ -42,17 +41,6 @@ AdapterSpec adapter_of(const ModelSource& source) {
   return read_adapter_config(source.adapter);
 }
 
-GemmTuning tuning() {
-  GemmTuning result;
-  const char* cache = std::getenv("XDG_CACHE_HOME");
-  const char* home = std::getenv("HOME");
-  if (cache != nullptr)
-    result.file = fs::path(cache) / "llmft/gemm_choices";
-  else if (home != nullptr)
-    result.file = fs::path(home) / ".cache/llmft/gemm_choices";
-  return result;
-}
-
 std::vector<int32_t> read_end_tokens(const fs::path& model, const LlamaConfig& config) {
   std::vector<int64_t> ids = config.eos_token_ids;
   fs::path path = model / "generation_config.json";
@@ -83,8 +71,9 @@ void LoadedModel::open(const AdapterSpec& adapter, const ModelSource& source) {
   device_->set_memory_advice(cuda_ ? "use a GPU with more free memory, or --device cpu"
                                    : "use a machine with more free memory");
   int threads = thread_count(source);
-  ops_ = cuda_ ? make_cuda_ops(*device_, recipe_.matmul, KernelChoice::measured, tuning())
-               : make_cpu_ops(*device_, recipe_.matmul, threads);
+  ops_ = cuda_
+             ? make_cuda_ops(*device_, recipe_.matmul, KernelChoice::measured, {.file = gemm_choices_file()})
+             : make_cpu_ops(*device_, recipe_.matmul, threads);
   decode_ = cuda_ ? make_cuda_decode_ops(*device_) : make_cpu_decode_ops(*device_, threads);
   comm_ = make_self_comm();
   store_ = make_param_store(Strategy::none, {*tensors_, recipe_, *ops_, *comm_, Reduction::fast});

@@ -85,14 +85,7 @@ std::unique_ptr<Device> make_device(const TrainOptions& o, const Process& proces
 std::unique_ptr<Ops> make_ops(const TrainOptions& o, const Recipe& recipe, Device& device,
                               const Process& process) {
   if (device.kind() == DeviceKind::cpu) return make_cpu_ops(device, recipe.matmul, thread_count(o, process));
-  GemmTuning tuning;
-  const char* cache = std::getenv("XDG_CACHE_HOME");
-  const char* home = std::getenv("HOME");
-  if (cache != nullptr)
-    tuning.file = fs::path(cache) / "llmft/gemm_choices";
-  else if (home != nullptr)
-    tuning.file = fs::path(home) / ".cache/llmft/gemm_choices";
-  return make_cuda_ops(device, recipe.matmul, kernel_choice_of(o), tuning);
+  return make_cuda_ops(device, recipe.matmul, kernel_choice_of(o), {.file = gemm_choices_file()});
 }
 
 // Steps that the host is ahead of the device; 1 at most. A CPU has done a step when it has been given one.

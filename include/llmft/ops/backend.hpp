@@ -39,6 +39,9 @@ struct GemmTuning {
   Swiglu swiglu = Swiglu::measured;
 };
 
+// llmft/gemm_choices below $XDG_CACHE_HOME, or ~/.cache; empty where there is neither.
+std::filesystem::path gemm_choices_file();
+
 // A fixed choice is of the first algorithms whatever `tuning` says: two processes may time differently.
 std::unique_ptr<Ops> make_cuda_ops(Device& device, MatmulMode mode, KernelChoice kernels,
                                    const GemmTuning& tuning = {});

@@ -1,5 +1,6 @@
 // Learning-rate schedules, per step, as transformers' get_*_schedule_with_warmup: linear warm-up from 0, then
-// constant, a straight line to 0 or half a cosine to min_ratio at the last step. Step 0 is the first update.
+// constant, or to min_ratio of the peak at the last step by a straight line or half a cosine. Step 0 is the
+// first update.
 #pragma once
 
 #include <cstdint>

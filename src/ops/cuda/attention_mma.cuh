@@ -33,7 +33,6 @@ template <class S, int D>
 struct Layout {
   static constexpr int kRowBytes = D * static_cast<int>(sizeof(S));
   static constexpr int kChunks = kRowBytes / 16;
-  static constexpr int kGroups = kChunks / 4;  // of 64 bytes
   static_assert(kChunks >= 8);
 
   __device__ static int at(int row, int chunk) { return row * kRowBytes + ((chunk ^ swizzle(row)) << 4); }
